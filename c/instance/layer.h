@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A layer: one protocol's code, as one struct of functions. The instance runs exactly one.
+ *
+ * Life: init (still privileged, in the host's namespaces: read configuration and keys, open folders) -> own namespaces ->
+ * setup (capabilities inside these: network addresses, listening sockets) -> the sandbox closes -> start (edges attached; watch
+ * descriptors) -> callbacks of flows, watches and timers -> drain -> stop.
+ * Everything runs in one thread; nothing may block. A layer keeps its state behind inst->layer_state. */
+#ifndef SL_LAYER_H
+#define SL_LAYER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "abi/control.h"
+#include "base/base.h"
+#include "base/timer.h"
+#include "edge/flow.h"
+
+struct sl_instance;
+
+/* A descriptor in the loop's epoll set. The owner keeps the struct alive until sl_watch_del. */
+struct sl_watch {
+	int fd;
+	uint32_t events;
+	void (*ready)(struct sl_instance *inst, struct sl_watch *w, uint32_t events);   /* EPOLLIN | ... */
+};
+
+struct sl_layer {
+	const char *name;                    /* as in the configuration: "tcp" */
+	uint8_t id;                          /* enum sl_layer_id */
+	const struct sl_flow_ops *front;     /* flows that the layer before us opens towards us; NULL: we are the first layer */
+	const struct sl_flow_ops *back;      /* flows that we open towards the next layer; NULL: we are the last one */
+
+	/* Returns 0 or -errno after sl_instance_fail() has put the reason into words. */
+	int (*init)(struct sl_instance *inst);
+	int (*setup)(struct sl_instance *inst);     /* NULL: nothing to do */
+	int (*start)(struct sl_instance *inst);     /* NULL: nothing to do */
+	/* No new flow from now on; end idle ones politely. The instance is drained once inst->active_flows is 0. */
+	void (*drain)(struct sl_instance *inst);
+	void (*stop)(struct sl_instance *inst);
+	/* extra system calls that the layer needs after the sandbox has closed, ends with -1; NULL: none */
+	const int *syscalls;
+};
+
+/* What a layer may use of its instance. */
+struct sl_instance {
+	const struct sl_layer *layer;
+	void *layer_state;
+	uint16_t vm_id;
+	uint8_t state;                       /* enum sl_vm_state */
+	bool draining;
+	uint64_t now_ns;                     /* time at the start of this turn of the loop */
+	struct sl_wheel wheel;               /* timers of the layer: sl_timer_arm(&inst->wheel, ...) */
+	struct sl_assignment assignment;     /* private copy */
+	/* published in VMStatus; layers add to them */
+	uint32_t active_flows;
+	uint64_t requests, bytes_in, bytes_out;
+	uint64_t counters[SL_CNT_MAX];       /* by enum sl_counter */
+	uint32_t trace_every;
+};
+
+/* The layers that are built in; NULL-terminated. */
+extern const struct sl_layer *const sl_layers[];
+
+/* The instance that owns an edge, and so the flow: for callbacks. */
+struct sl_instance *sl_flow_instance(const struct sl_flow *f);
+
+/* The edge on which flows of this service go on, NULL if this layer is its last or the service is unknown. */
+struct sl_edge *sl_instance_next_edge(struct sl_instance *inst, unsigned service);
+
+/* The n-th configuration item of that type (0 first): pointer into the control region and its length, or NULL. Valid during init only.
+ * The bytes are the manager's, so trusted. */
+const void *sl_instance_conf(struct sl_instance *inst, enum sl_conf_type type, unsigned n, uint32_t *len);
+
+/* Wipes a secret item after use. */
+void sl_instance_conf_wipe(struct sl_instance *inst, const void *data, uint32_t len);
+
+/* Records why the instance can not go on: printf text, shown by `swarmline status`. Returns -err. */
+int sl_instance_fail(struct sl_instance *inst, int err, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+
+/* epoll: add, change w->events, remove. Level-triggered. Return 0 or -errno. */
+int sl_watch_add(struct sl_instance *inst, struct sl_watch *w);
+int sl_watch_mod(struct sl_instance *inst, struct sl_watch *w, uint32_t events);
+void sl_watch_del(struct sl_instance *inst, struct sl_watch *w);
+
+/* Writes a trace event if the flow is traced. parent: request_id of the connection that a request belongs to, or 0. */
+void sl_trace_flow(const struct sl_flow *f, enum sl_trace_point point, uint64_t parent);
+
+/* A fresh request_id of this instance. */
+uint64_t sl_request_id(struct sl_instance *inst);
+
+#endif

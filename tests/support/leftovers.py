@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a swarm left behind. After ``down``, also a ``down`` that follows a crash, there must be nothing."""
+
+import stat
+from pathlib import Path
+
+NETNS_DIR = Path("/run/netns")
+
+
+def processes_of(run_dir: Path) -> dict[int, str]:
+    """Processes that carry the run-time folder in their arguments, with their command lines."""
+    found = {}
+    for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            argv = cmdline.read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            continue  # it ended meanwhile
+        if f"--run-dir={run_dir}" in argv:
+            found[int(cmdline.parent.name)] = " ".join(argv).strip()
+    return found
+
+
+def namespaces_of(prefix: str) -> list[str]:
+    """Names of network namespaces that begin with prefix."""
+    return sorted(path.name for path in NETNS_DIR.glob(f"{prefix}*")) if NETNS_DIR.is_dir() else []
+
+
+def hugepages_free() -> int:
+    """Free hugepages of the machine, those that are reserved but untouched not counted."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    numbers = {line.split(":")[0]: int(line.split()[1]) for line in lines if line.startswith("HugePages_")}
+    return numbers.get("HugePages_Free", 0) - numbers.get("HugePages_Rsvd", 0)
+
+
+def _mounts_below(folder: Path) -> list[str]:
+    points = (line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines())
+    return [point for point in points if Path(point).is_relative_to(folder)]
+
+
+def _listening_below(folder: Path) -> list[str]:
+    sockets = (line.split(maxsplit=7) for line in Path("/proc/net/unix").read_text().splitlines())
+    return [fields[7] for fields in sockets if len(fields) == 8 and fields[7].startswith(f"{folder}/")]
+
+
+def leftovers(run_dir: Path, netns_prefix: str = "", hugepages_before: int | None = None) -> list[str]:
+    """One line per process, namespace, mount, pin, socket or hugepage that a swarm of ``run_dir`` left.
+
+    ``netns_prefix`` names the namespaces that belong to it (empty: look for none). ``hugepages_before`` is
+    ``hugepages_free()`` before it started; give it only where nobody else uses hugepages.
+    """
+    found = [f"process {pid}: {argv}" for pid, argv in processes_of(run_dir).items()]
+    if netns_prefix:
+        found += [f"network namespace {name}" for name in namespaces_of(netns_prefix)]
+    found += [f"mount {point}" for point in _mounts_below(run_dir)]
+    found += [f"socket {path}, open" for path in _listening_below(run_dir)]
+    if run_dir.is_dir():
+        for path in sorted(run_dir.rglob("*")):
+            if stat.S_ISSOCK(path.lstat().st_mode):
+                found.append(f"socket {path}")
+            elif (run_dir / "bpf") in path.parents and path.is_file():
+                found.append(f"pin {path}")
+    if hugepages_before is not None and (now := hugepages_free()) < hugepages_before:
+        found.append(f"{hugepages_before - now} hugepages")
+    return found

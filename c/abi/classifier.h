@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-3-Clause) */
-/* What the classifier (XDP), the manager and the router share: the verdict in front of each frame, keys and values of the BPF maps.
+/* What the classifier (XDP), the manager and the router share: the verdict in front of each frame, keys and values
+ * of the BPF maps.
  *
  * The maps are pinned below SL's run-time folder in bpf/v<SL_ABI_VERSION>/, under these names:
  *
@@ -23,10 +24,11 @@
 enum {
 	SL_META_MAGIC = 0x534c4d31,   /* "SLM1" */
 
-	/* Slots of a Maglev table: the largest prime below 2^16. Prime, because each instance walks the table with its own step and must
-	 * meet every slot; below 2^16, so that a 32-bit hash becomes a slot by one multiplication ((hash * size) >> 32), not a division. */
+	/* Slots of a Maglev table: the largest prime below 2^16. Prime, because each instance walks the table with
+	 * its own step and must meet every slot; below 2^16, so that a 32-bit hash becomes a slot by one
+	 * multiplication ((hash * size) >> 32), not a division. */
 	SL_MAGLEV_SIZE = 65521,
-	SL_MAGLEV_PROBES = 8,         /* slots tried when the first one's instance is not ACTIVE: the table may lag behind vms */
+	SL_MAGLEV_PROBES = 8,         /* slots tried to find an instance that is ACTIVE: the table may lag behind vms */
 
 	SL_QUEUES_MAX = 64,           /* receive queues of the NIC */
 	SL_SERVICE_KEYS_MAX = 256,    /* address, port, protocol */
@@ -42,8 +44,8 @@ enum sl_meta_kind {
 	SL_META_ND = 3,     /* ICMPv6 neighbour discovery about a virtual IP: for the router itself */
 };
 
-/* The verdict: XDP metadata, the 16 bytes directly before the frame. Writer: classifier. Reader: router, which clears magic after
- * reading, because a stale chunk still shows the former frame's. */
+/* The verdict: XDP metadata, the 16 bytes directly before the frame. Writer: classifier. Reader: router, which
+ * clears magic after reading, because a stale chunk still shows the former frame's. */
 struct sl_meta {
 	__u32 magic;      /* SL_META_MAGIC */
 	__u32 hash;       /* flow hash, the same in every packet of a flow and for its ICMP errors */
@@ -55,7 +57,8 @@ struct sl_meta {
 };
 _Static_assert(sizeof(struct sl_meta) == 16, "XDP metadata: a multiple of 4, found by subtracting its size");
 
-/* Writer: manager. hash_seed stays what it is as long as the pins live: another seed would move every flow without an entry. */
+/* Writer: manager. hash_seed stays what it is as long as the pins live: another seed would move every flow without
+ * an entry. */
 struct sl_config {
 	__u64 hash_seed;    /* random: a client can not choose its instance in advance */
 	__u32 epoch;        /* of the RoutingTable that vms and maglev show */
@@ -63,7 +66,8 @@ struct sl_config {
 };
 _Static_assert(sizeof(struct sl_config) == 16, "no implicit padding");
 
-/* Addresses are IPv6 or IPv4-mapped (::ffff:a.b.c.d), as on the wire. An IPv6 packet *to* a mapped address is never ours. */
+/* Addresses are IPv6 or IPv4-mapped (::ffff:a.b.c.d), as on the wire. An IPv6 packet *to* a mapped address is never
+ * ours. */
 struct sl_service_key {
 	__u8 addr[16];
 	__be16 port;
@@ -94,7 +98,7 @@ _Static_assert(sizeof(struct sl_vip) == 4, "no implicit padding");
 /* One instance, of whatever layer. The classifier reads gen, state and layer; the rest is for people and tools.
  * One write of state takes an instance out of the traffic at once, before any table is rebuilt. */
 struct sl_vm {
-	__u32 gen;                 /* of this VMID: changes with each new owner and with a change of layer, ends its flows */
+	__u32 gen;                 /* of this VMID: changes with its owner and its layer, which ends its flows */
 	__u8 state;                /* enum sl_vm_state: ACTIVE gets new flows, ACTIVE and DRAINING keep theirs */
 	__u8 layer;                /* enum sl_layer_id of its first layer */
 	__u16 load;                /* 0 ... 1000, as in VMStatus */
@@ -105,7 +109,8 @@ struct sl_vm {
 };
 _Static_assert(sizeof(struct sl_vm) == 24, "no implicit padding");
 
-/* Maglev table of one service: which instance gets a new flow. Never changed once it can be seen: filled, then swapped in whole. */
+/* Maglev table of one service: which instance gets a new flow. Never changed once it can be seen: filled, then
+ * swapped in whole. */
 struct sl_maglev {
 	__u16 vm[SL_MAGLEV_SIZE];  /* VMID, 0 = none */
 };
@@ -149,21 +154,21 @@ struct sl_frag {
 };
 _Static_assert(sizeof(struct sl_frag) == 12, "no implicit padding");
 
-/* Packets by verdict: every packet counts exactly once. A name's first word is what happens to the packet: pass_ goes to the kernel
- * unchanged (XDP_PASS), drop_ ends here (XDP_DROP), all others go to the router (XDP_REDIRECT) with struct sl_meta in front.
- * The order is part of the contract: pass_, then drop_, then the rest. */
+/* Packets by verdict: every packet counts exactly once. A name's first word is what happens to the packet: pass_
+ * goes to the kernel unchanged (XDP_PASS), drop_ ends here (XDP_DROP), all others go to the router (XDP_REDIRECT)
+ * with struct sl_meta in front. The order is part of the contract: pass_, then drop_, then the rest. */
 struct sl_counters {
 	__u64 pass_not_ours;         /* of no service; also whatever is too broken to say whose it is */
-	__u64 drop_malformed;        /* for a virtual IP: lengths that contradict each other, too many extension headers */
+	__u64 drop_malformed;        /* for a virtual IP: contradicting lengths, too many extension headers */
 	__u64 drop_truncated;        /* for a virtual IP: ends before its TCP, UDP or ICMP header does */
 	__u64 drop_frag_miss;        /* for a virtual IP: later fragment whose first one was not seen */
 	__u64 drop_icmp_orphan;      /* ICMP error to a virtual IP that quotes no flow of a service */
 	__u64 drop_no_instance;      /* ours, and no instance is ACTIVE */
-	__u64 drop_no_socket;        /* ours, and no router listens on this receive queue: the kernel must not answer for us */
+	__u64 drop_no_socket;        /* ours, but no router on this queue: the kernel must not answer for us */
 	__u64 drop_no_headroom;      /* ours, and the driver leaves no room for metadata */
 	__u64 flow_new;              /* first packet of a flow: instance by Maglev, entry made */
 	__u64 flow_known;            /* of a known flow */
-	__u64 flow_moved;            /* known flow whose instance is gone (or drains, for a SYN): new instance by Maglev */
+	__u64 flow_moved;            /* known flow whose instance is gone (SYN: or drains): another by Maglev */
 	__u64 frag_later;            /* later fragment that follows its first; the first counts as what it carries */
 	__u64 icmp_echo;             /* echo request to a virtual IP */
 	__u64 icmp_error;            /* ICMP error to the instance of the flow it quotes */

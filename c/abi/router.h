@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-3-Clause) */
-/* What the manager and the router share: control messages, counters, and the addresses an instance sees as its next hop.
+/* What the manager and the router share: control messages, counters, and the addresses an instance sees as its next
+ * hop.
  *
- * Control: the router listens on RUN_DIR/router.sock (SOCK_SEQPACKET, only root may connect) and takes several connections, so that
- * a restarted manager just connects again. One struct sl_rtr_request per packet, one struct sl_rtr_reply for each, in order.
- * PORT_ADD carries exactly one file descriptor by SCM_RIGHTS, every other request none. A request of wrong size, version or
- * descriptor count, or with a field set that its type does not use, gets -EINVAL and changes nothing.
+ * Control: the router listens on RUN_DIR/router.sock (SOCK_SEQPACKET, only root may connect) and takes several
+ * connections, so that a restarted manager just connects again. One struct sl_rtr_request per packet, one struct
+ * sl_rtr_reply for each, in order. PORT_ADD carries exactly one file descriptor by SCM_RIGHTS, every other request
+ * none. A request of wrong size, version or descriptor count, or with a field set that its type does not use, gets
+ * -EINVAL and changes nothing.
  *
- * A new router knows nothing: the manager repeats VIP_ADD, NET_ADD and PORT_ADD. All three overwrite, so repeating is harmless.
- * Addresses are 16 bytes in network order, IPv4 as ::ffff:a.b.c.d; an IPv4 prefix /n is therefore prefix_len 96 + n. */
+ * A new router knows nothing: the manager repeats VIP_ADD, NET_ADD and PORT_ADD. All three overwrite, so repeating is
+ * harmless. Addresses are 16 bytes in network order, IPv4 as ::ffff:a.b.c.d; an IPv4 prefix /n is therefore prefix_len
+ * 96 + n. */
 #ifndef SL_ABI_ROUTER_H
 #define SL_ABI_ROUTER_H
 
@@ -20,8 +23,9 @@ enum {
 	SL_RTR_COUNTERS_MAGIC = 0x534c5243,   /* "SLRC" */
 };
 
-/* An instance's tap has the NIC's MAC (inbound frames need no rewriting). Its default routes lead to these next hops, with permanent
- * neighbour entries of this MAC; nobody answers for them. Big-endian 16-bit words of 02:73:6c:00:00:01, 169.254.77.1, fe80::1. */
+/* An instance's tap has the NIC's MAC (inbound frames need no rewriting). Its default routes lead to these next hops,
+ * with permanent neighbour entries of this MAC; nobody answers for them. Big-endian 16-bit words of 02:73:6c:00:00:01,
+ * 169.254.77.1, fe80::1. */
 enum {
 	SL_RTR_MAC_0 = 0x0273,
 	SL_RTR_MAC_1 = 0x6c00,
@@ -77,13 +81,15 @@ struct sl_rtr_reply {
 };
 _Static_assert(sizeof(struct sl_rtr_reply) == 64, "one packet");
 
-/* Index of a counter in total[]. Each frame that does not get through is counted once, under the DROP_ name of its reason. */
+/* Index of a counter in total[]. Each frame from the NIC is counted in IN, and in exactly one of IN_FLOW, IN_ARP, IN_ND
+ * and the first group of DROP_; each frame from an instance in OUT, and in one of OUT_SENT and the second group, later
+ * if it waits for its neighbour. NIC_FULL also counts the router's own questions and answers. */
 enum sl_rtr_counter {
 	/* frames from the NIC */
 	SL_RTR_IN = 0,                    /* all that the classifier handed over */
 	SL_RTR_IN_FLOW = 1,               /* written to an instance's port */
-	SL_RTR_IN_ARP = 2,                /* ARP frames taken by the router */
-	SL_RTR_IN_ND = 3,                 /* neighbour discovery frames taken by the router */
+	SL_RTR_IN_ARP = 2,                /* ARP that the router answered or learnt from */
+	SL_RTR_IN_ND = 3,                 /* neighbour discovery, the same */
 	SL_RTR_DROP_NO_META = 4,          /* no verdict in front of the frame: not from our classifier */
 	SL_RTR_DROP_BAD_META = 5,         /* a verdict that cannot be: kind, offset or vm_id out of range */
 	SL_RTR_DROP_OVERSIZE = 6,         /* longer than SL_RTR_MTU_MAX allows */
@@ -134,8 +140,9 @@ struct sl_rtr_port {
 };
 _Static_assert(sizeof(struct sl_rtr_port) == SL_CACHELINE, "a line for each port");
 
-/* The whole memfd. The manager creates it (zeroed, at least this long), passes it as --counters-fd and maps it read-only; a router that is
- * started again with the same memfd goes on counting. The router writes with relaxed stores, once per turn of its loop. */
+/* The whole memfd. The manager creates it (zeroed, at least this long), passes it as --counters-fd and maps it
+ * read-only; a router that is started again with the same memfd goes on counting. The router writes with relaxed
+ * stores, once per turn of its loop. */
 struct sl_rtr_counters {
 	__u32 magic;                               /* SL_RTR_COUNTERS_MAGIC, set last */
 	__u16 version;                             /* SL_ABI_VERSION */

@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <fcntl.h>
+#include <grp.h>
+#include <linux/capability.h>
+#include <linux/if_tun.h>
+#include <seccomp.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "abi/base.h"
+#include "router/privileges.h"
+
+enum { FDS_BESIDE_PORTS = 128 };
+
+static int limits_set(void)
+{
+	static const struct { int what; rlim_t max; } limits[] = {
+		{ RLIMIT_NOFILE, SL_VM_MAX + FDS_BESIDE_PORTS }, { RLIMIT_CORE, 0 }, { RLIMIT_MSGQUEUE, 0 }, { RLIMIT_MEMLOCK, 0 },
+	};
+	size_t i;
+
+	for (i = 0; i < sl_nb(limits); i++) {
+		struct rlimit l = { limits[i].max, limits[i].max };
+
+		if (setrlimit((__rlimit_resource_t)limits[i].what, &l))
+			return -errno;
+	}
+	return 0;
+}
+
+static int identity_drop(uid_t uid, gid_t gid)
+{
+	struct rlimit no_children = { 0, 0 };
+	int cap;
+
+	if (uid == 0)
+		return -EINVAL;
+	for (cap = 0; prctl(PR_CAPBSET_READ, cap) >= 0; cap++)
+		if (prctl(PR_CAPBSET_DROP, cap))
+			return -errno;
+	/* leaving uid 0 clears the permitted, effective and ambient sets */
+	if (setgroups(0, NULL) || setresgid(gid, gid, gid) || setresuid(uid, uid, uid))
+		return -errno;
+	if (setrlimit(RLIMIT_NPROC, &no_children) || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+		return -errno;
+	return setuid(0) ? 0 : -EPERM;
+}
+
+static int syscalls_limit(void)
+{
+	static const int plain[] = {
+		SCMP_SYS(read), SCMP_SYS(write), SCMP_SYS(writev), SCMP_SYS(sendto), SCMP_SYS(recvmsg), SCMP_SYS(epoll_wait),
+		SCMP_SYS(epoll_pwait), SCMP_SYS(epoll_ctl), SCMP_SYS(accept4), SCMP_SYS(close), SCMP_SYS(getsockopt),
+		SCMP_SYS(clock_gettime), SCMP_SYS(getpid), SCMP_SYS(brk), SCMP_SYS(munmap), SCMP_SYS(rt_sigreturn),
+		SCMP_SYS(restart_syscall), SCMP_SYS(exit_group),
+	};
+	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_KILL_PROCESS);
+	int err = ctx ? 0 : -ENOMEM;
+	size_t i;
+
+	for (i = 0; !err && i < sl_nb(plain); i++)
+		err = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, plain[i], 0);
+	/* a new port: made non-blocking, asked for its kind, its memory allocated */
+	if (!err)
+		err = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(fcntl), 1, SCMP_A1(SCMP_CMP_EQ, F_GETFL));
+	if (!err)
+		err = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(fcntl), 1, SCMP_A1(SCMP_CMP_EQ, F_SETFL));
+	if (!err)
+		err = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1, SCMP_A1(SCMP_CMP_EQ, TUNGETIFF));
+	if (!err)
+		err = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1, SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
+	if (!err)
+		err = seccomp_load(ctx);
+	seccomp_release(ctx);
+	return err;
+}
+
+int sl_privileges_drop(uid_t uid, gid_t gid)
+{
+	int err = limits_set();
+
+	if (!err)
+		err = identity_drop(uid, gid);
+	return err ? err : syscalls_limit();
+}

@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What should be: decisions without effects.
+
+Nothing in here reads a file, a clock or a socket; time and text are parameters, so all of it is tested
+without root.
+
+::
+
+    config    TOML text            -> Config, or every problem of the file at once
+    model     the nouns: Service, Chain, Layer, Instance, Edge, VMStatus, RoutingTable, Swarm
+    plan      (actual, wanted)     -> desired Swarm -> diff -> actions, in order
+    routing   VMStatus             -> RoutingTable -> Maglev table
+    scaling   load samples         -> how many instances a layer should have
+    affinity  hardware of a VM     -> how well it suits a layer
+
+    errors <- model <- {affinity <- routing, config, scaling} ; {model, routing} <- plan
+"""

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""RoutingTable and Maglev table: who gets new flows, and how many of them."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b
+from heapq import heapify, heapreplace
+from math import ceil, isqrt
+
+from pipeline.policy.affinity import affinity_weight
+from pipeline.policy.model import VM_MAX, LayerId, Route, RoutingTable, VmState, VMStatus
+
+WEIGHT_MAX = 65535
+CAPACITY_STEPS = 8    # capacity counts in eighths of the best instance's
+LOAD_STEP = 100       # for the order, loads are equal if they are in the same tenth of 0 ... 1000
+MEMBERS = (VmState.ACTIVE, VmState.DRAINING, VmState.READY)
+
+
+def routing_table(statuses: Iterable[VMStatus], epoch: int) -> RoutingTable:
+    """The RoutingTable of these instances, each layer's sorted by load (in tenths), then by how well their
+    hardware suits the layer, then by VMID.
+
+    The active ones come first and have a weight. Those that are ready or draining follow with weight 0: they
+    get no new flow, but their peers must know them. Others are left out.
+    """
+    members = [s for s in statuses if s.state in MEMBERS]
+    layers = sorted({layer for s in members for layer in s.protocol_layers})
+    return RoutingTable(epoch, {layer: _routes(layer, [s for s in members if layer in s.protocol_layers])
+                                for layer in layers})
+
+
+def _routes(layer: LayerId, statuses: Sequence[VMStatus]) -> tuple[Route, ...]:
+    best = max((s.available_capacity for s in statuses if s.state is VmState.ACTIVE), default=0)
+
+    def order(s: VMStatus) -> tuple[int, int, int, int]:
+        worth = affinity_weight(layer, s.hardware_affinity)
+        return MEMBERS.index(s.state), s.load // LOAD_STEP, -worth, s.vm_id
+
+    return tuple(Route(s.vm_id, weight(layer, s, best), s.load, s.hardware_affinity, s.state)
+                 for s in sorted(statuses, key=order))
+
+
+def is_news(old: RoutingTable, new: RoutingTable) -> bool:
+    """Whether the new table is worth setting: another member or state, or a weight that differs by more than
+    a quarter. Smaller differences come and go with every measurement.
+    """
+    if old.routes.keys() != new.routes.keys():
+        return True
+    for layer, routes in new.routes.items():
+        before = {r.vm_id: r for r in old.of(layer)}
+        if before.keys() != {r.vm_id for r in routes}:
+            return True
+        for route in routes:
+            was = before[route.vm_id]
+            if was.state is not route.state or abs(was.weight - route.weight) * 4 > was.weight:
+                return True
+    return False
+
+
+def weight(layer: LayerId, status: VMStatus, best_capacity: int) -> int:
+    """Share of new flows, relative to the others of the layer: 0 if it is not active, else 1 ... 65535, what
+    its hardware is worth to the layer (percent) times its available capacity in eighths of the best one's.
+    An instance without capacity keeps the smallest share: a table without anybody would drop.
+    """
+    if status.state is not VmState.ACTIVE:
+        return 0
+    steps = CAPACITY_STEPS
+    if best_capacity > 0:
+        steps = ceil(CAPACITY_STEPS * max(status.available_capacity, 0) / best_capacity)
+    return min(max(affinity_weight(layer, status.hardware_affinity) * steps, 1), WEIGHT_MAX)
+
+
+def maglev_table(entries: Sequence[tuple[int, int]], size: int) -> array[int]:
+    """Weighted Maglev: ``size`` slots, each the VMID of one of ``entries`` (vm_id, weight); a flow's
+    hash selects its slot. All slots are 0 (nobody) if there are no entries.
+
+    Deterministic, whatever the order of the entries. An instance's share of the slots is its share of the
+    weights, and when one joins or leaves hardly any slot changes between two others. ``size`` is prime, so
+    that every step width visits every slot; 65537 slots for 8 instances take about 30 ms.
+
+    Each instance walks all slots in an order of its own and takes the first free one whenever it has a turn;
+    turns come at intervals of 1 / weight. The walks are lazy iterators of C functions (range, ``%``, filter
+    on the bytes of free slots), since most of the steps find a slot taken.
+    """
+    _check(entries, size)
+    table = array("H", bytes(2 * size))
+    if not entries:
+        return table
+    free = bytearray(b"\1") * size
+    ordered = sorted(entries)
+    walks = [filter(free.__getitem__, _walk(vm_id, size)) for vm_id, _ in ordered]
+    interval = [1.0 / share for _, share in ordered]
+    turns = [(time, i) for i, time in enumerate(interval)]
+    heapify(turns)
+    for _ in range(size):
+        time, i = turns[0]
+        slot = next(walks[i])
+        free[slot] = 0
+        table[slot] = ordered[i][0]
+        heapreplace(turns, (time + interval[i], i))
+    return table
+
+
+def _walk(vm_id: int, size: int) -> Iterable[int]:
+    """All slots in this instance's own order: the start and the step width depend on nothing but its VMID."""
+    digest = blake2b(vm_id.to_bytes(2, "little"), digest_size=16).digest()
+    start = int.from_bytes(digest[:8], "little") % size
+    step = int.from_bytes(digest[8:], "little") % (size - 1) + 1
+    return map(size.__rmod__, range(start, start + step * size, step))
+
+
+def _check(entries: Sequence[tuple[int, int]], size: int) -> None:
+    if size < 2 or any(size % n == 0 for n in range(2, isqrt(size) + 1)):
+        raise ValueError(f"size {size} is not prime")
+    if len({vm_id for vm_id, _ in entries}) != len(entries):
+        raise ValueError("a vm_id is there twice")
+    for vm_id, share in entries:
+        if not 0 < vm_id < VM_MAX or not 0 < share <= WEIGHT_MAX:
+            raise ValueError(f"vm_id {vm_id} with weight {share} cannot be in a table")
+
+
+def disruption(old: Sequence[int], new: Sequence[int]) -> float:
+    """Share of the slots that differ, 0 to 1: the flows that a table swap would move if nothing remembered
+    them.
+    """
+    if len(old) != len(new):
+        raise ValueError(f"tables of {len(old)} and {len(new)} slots cannot be compared")
+    return sum(map(int.__ne__, old, new)) / len(old) if old else 0.0

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""RoutingTable and Maglev tables."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from time import process_time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.policy.affinity import PLAIN, Hardware
+from pipeline.policy.model import LayerId, RoutingTable, VmState, VMStatus
+from pipeline.policy.routing import WEIGHT_MAX, disruption, is_news, maglev_table, routing_table
+
+SIZE = 65521
+SMALL = 16381
+TLS = (LayerId.TLS,)
+GOLDEN = [3, 1, 3, 3, 1, 3, 3, 1, 3, 2, 2, 2, 3]
+
+vm_ids = st.lists(st.integers(1, 1023), min_size=2, max_size=8, unique=True)
+
+
+def status(
+    vm_id: int,
+    load: int = 0,
+    hardware: int = 0,
+    state: VmState = VmState.ACTIVE,
+    layers: tuple[LayerId, ...] = TLS,
+) -> VMStatus:
+    return VMStatus(
+        vm_id, layers, state, load=load, available_capacity=1000 - load, hardware_affinity=hardware
+    )
+
+
+def order(table: RoutingTable, layer: LayerId = LayerId.TLS) -> list[int]:
+    return [route.vm_id for route in table.of(layer)]
+
+
+# ---- RoutingTable
+
+
+def test_sorted_by_load_then_affinity_then_vm_id() -> None:
+    table = routing_table(
+        [status(5, 300), status(4, 120), status(3, 170, Hardware.AES_NI), status(2, 170), status(1, 900)],
+        epoch=9,
+    )
+    assert table.epoch == 9
+    assert order(table) == [3, 2, 4, 5, 1]
+
+
+def test_one_row_for_each_layer() -> None:
+    table = routing_table(
+        [status(1, layers=(LayerId.TLS, LayerId.HTTP)), status(2, layers=(LayerId.HTTP,))], 1
+    )
+    assert {layer: order(table, layer) for layer in table.routes} == {LayerId.TLS: [1], LayerId.HTTP: [1, 2]}
+    assert table.of(LayerId.APP) == ()
+
+
+def test_only_active_ones_get_flows() -> None:
+    table = routing_table([status(int(state) + 1, state=state) for state in VmState], 1)
+    assert table.active(LayerId.TLS) == ((int(VmState.ACTIVE) + 1, PLAIN * 8),)
+    assert {route.state for route in table.of(LayerId.TLS)} == {
+        VmState.ACTIVE,
+        VmState.READY,
+        VmState.DRAINING,
+    }
+    assert table.of(LayerId.TLS)[0].state is VmState.ACTIVE
+
+
+def test_weights() -> None:
+    def weights(*statuses: VMStatus) -> dict[int, int]:
+        return dict(routing_table(statuses, 1).active(LayerId.TLS))
+
+    assert weights(status(1), status(2)) == {1: PLAIN * 8, 2: PLAIN * 8}
+    assert weights(status(1), status(2, hardware=Hardware.QAT)) == {1: PLAIN * 8, 2: 400 * 8}
+    assert weights(status(1), status(2, load=500)) == {1: PLAIN * 8, 2: PLAIN * 4}
+    assert weights(status(1), status(2, load=1000)) == {1: PLAIN * 8, 2: 1}
+    assert weights(status(1, load=1000), status(2, load=1000)) == {1: PLAIN * 8, 2: PLAIN * 8}
+    assert weights(replace(status(1), available_capacity=-5)) == {1: PLAIN * 8}
+
+
+@given(
+    st.lists(
+        st.builds(status, st.integers(1, 1023), st.integers(0, 1000), st.integers(0, 1 << 20)),
+        unique_by=lambda s: s.vm_id,
+    )
+)
+def test_every_active_instance_has_a_legal_weight(statuses: list[VMStatus]) -> None:
+    table = routing_table(statuses, 1)
+    assert sorted(order(table)) == sorted(s.vm_id for s in statuses)
+    assert all(1 <= route.weight <= WEIGHT_MAX for route in table.of(LayerId.TLS))
+
+
+def test_small_differences_are_no_news() -> None:
+    old = routing_table([status(1), status(2)], 1)
+    assert not is_news(old, old)
+    assert not is_news(old, routing_table([status(1, 100), status(2)], 2))
+    assert is_news(old, routing_table([status(1, 500), status(2)], 2))
+    assert is_news(old, routing_table([status(1)], 2))
+    assert is_news(old, routing_table([status(1), status(3)], 2))
+    assert is_news(old, routing_table([status(1), status(2, state=VmState.DRAINING)], 2))
+    assert is_news(old, RoutingTable())
+    assert is_news(RoutingTable(), old)
+
+
+# ---- Maglev
+
+
+def shares(table: Sequence[int]) -> dict[int, float]:
+    return {vm_id: count / len(table) for vm_id, count in Counter(table).items()}
+
+
+@given(vm_ids)
+@settings(max_examples=15, deadline=None)
+def test_balance(ids: list[int]) -> None:
+    found = shares(maglev_table([(vm_id, 800) for vm_id in ids], SIZE))
+    assert found.keys() == set(ids)
+    assert all(abs(share * len(ids) - 1) < 0.01 for share in found.values())
+
+
+@given(st.dictionaries(st.integers(1, 1023), st.integers(50, WEIGHT_MAX), min_size=1, max_size=8))
+@settings(max_examples=15, deadline=None)
+def test_weights_are_respected(weights: dict[int, int]) -> None:
+    found = shares(maglev_table(list(weights.items()), SIZE))
+    total = sum(weights.values())
+    for vm_id, weight in weights.items():
+        assert found.get(vm_id, 0) == pytest.approx(weight / total, abs=0.001)
+
+
+@given(vm_ids, st.integers(1, 1023))
+@settings(max_examples=15, deadline=None)
+def test_who_joins_or_leaves_moves_its_own_share_only(ids: list[int], other: int) -> None:
+    ids = [vm_id for vm_id in ids if vm_id != other]
+    with_other = maglev_table([(vm_id, 800) for vm_id in (*ids, other)], SIZE)
+    without = maglev_table([(vm_id, 800) for vm_id in ids], SIZE)
+    assert disruption(with_other, without) <= 1 / (len(ids) + 1) + 0.01
+    between_others = sum(a != b for a, b in zip(with_other, without, strict=True) if a != other)
+    assert between_others / SIZE < 0.01
+
+
+def test_another_weight_moves_little() -> None:
+    before = maglev_table([(vm_id, 800) for vm_id in range(1, 9)], SIZE)
+    after = maglev_table([(vm_id, 600 if vm_id == 3 else 800) for vm_id in range(1, 9)], SIZE)
+    assert disruption(before, after) < 0.125 * 0.25 + 0.03
+
+
+@given(st.permutations([(vm_id, 100 * (vm_id % 3 + 1)) for vm_id in range(1, 7)]))
+@settings(max_examples=10, deadline=None)
+def test_order_of_entries_does_not_matter(entries: list[tuple[int, int]]) -> None:
+    assert maglev_table(entries, SMALL) == maglev_table(sorted(entries), SMALL)
+
+
+def test_the_table_is_the_same_on_every_machine() -> None:
+    """A manager that is restarted, perhaps with another Python, must not move flows."""
+    assert list(maglev_table([(1, 1), (2, 1), (3, 2)], 13)) == GOLDEN
+
+
+def test_one_instance_has_all_and_nobody_nothing() -> None:
+    assert shares(maglev_table([(9, 1)], SMALL)) == {9: 1.0}
+    assert shares(maglev_table([], SMALL)) == {0: 1.0}
+    assert len(maglev_table([(vm_id, 1) for vm_id in range(1, 60)], 13)) == 13
+
+
+@pytest.mark.parametrize(
+    ("entries", "size"),
+    [
+        ([(1, 1)], 65536),
+        ([(1, 1)], 1),
+        ([(0, 1)], 13),
+        ([(1024, 1)], 13),
+        ([(1, 0)], 13),
+        ([(1, 65536)], 13),
+        ([(1, 1), (1, 2)], 13),
+    ],
+)
+def test_what_cannot_be(entries: list[tuple[int, int]], size: int) -> None:
+    with pytest.raises(ValueError, match=r"not prime|cannot be in a table|there twice"):
+        maglev_table(entries, size)
+
+
+def test_it_is_no_burden_for_the_manager() -> None:
+    """About 30 ms; the bound is far off: another order of growth fails it, a busy machine does not."""
+    start = process_time()
+    maglev_table([(vm_id, 800) for vm_id in range(1, 9)], SIZE)
+    assert process_time() - start < 1.0
+
+
+def test_disruption() -> None:
+    assert disruption([1, 2, 3, 4], [1, 2, 4, 3]) == 0.5
+    assert disruption([], []) == 0
+    with pytest.raises(ValueError, match="cannot be compared"):
+        disruption([1], [1, 2])

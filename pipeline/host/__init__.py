@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One outside thing per module: what this machine has, and how the swarm takes hold of it.
+
+::
+
+    holder       the process that outlives the manager: memfds, ivshmem sockets, orphans    (stdlib only)
+      ops          what it can be asked, what it keeps
+      wire         its messages: JSON and file descriptors on a SOCK_SEQPACKET socket
+      ivshmem      QEMU's ivshmem server protocol: who may ring whom
+      supervisor   starts the manager, and again if it dies
+    holder_client  the manager's side of it
+    control      the control region of one instance: assignment out, VMStatus in
+    doorbells    ringing instances, and being rung
+    edges        the shared memory between two layers
+    hugepages    what edges are made of
+    namespaces   network namespaces; tap: an instance's interface in its own; nic: facts of the real interface
+    router       the Front-End Router; classifier: the XDP program
+    processes    pidfds, and finding everything that belongs to a run-time folder
+    certs        throw-away certificates and ticket keys
+
+Importing this package imports none of them: the holder must start quickly.
+"""

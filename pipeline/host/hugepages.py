@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernel's pool of 2 MiB pages: what edges are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import HugepageError
+
+PAGE_LEN = 2 << 20
+POOL = "hugepages/hugepages-2048kB"
+ALL_NODES = Path("/sys/kernel/mm")
+NODES = Path("/sys/devices/system/node")
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The pages of one NUMA node, or of all (``node`` is None then)."""
+
+    node: int | None
+    total: int
+    free: int        # not in use; reserved ones among them
+    available: int   # free and promised to nobody
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """What the pool's size was before swarmline changed it, and after."""
+
+    before: int
+    after: int
+
+
+def pool(root: Path = ALL_NODES) -> Pool:
+    """The pool of all nodes together. A kernel without hugepages has an empty one."""
+    free = _read(root / POOL / "free_hugepages")
+    return Pool(None, _read(root / POOL / "nr_hugepages"), free,
+                max(0, free - _read(root / POOL / "resv_hugepages")))
+
+
+def pools_by_node(root: Path = NODES) -> list[Pool]:
+    """The pool of each NUMA node. The kernel does not say on which node a promised page will be: all free
+    ones count."""
+    found = []
+    for folder in sorted(root.glob("node[0-9]*"), key=lambda path: int(path.name[4:])):
+        free = _read(folder / POOL / "free_hugepages")
+        found.append(Pool(int(folder.name[4:]), _read(folder / POOL / "nr_hugepages"), free, free))
+    return found
+
+
+def reserve(pages: int, root: Path = ALL_NODES) -> Reservation | None:
+    """Enlarges the pool until so many pages are available. None: they were there already.
+
+    The caller keeps the result and gives it to ``restore`` in the end. Raises HugepageError, with the pool as
+    it was.
+    """
+    now = pool(root)
+    missing = pages - now.available
+    if missing <= 0:
+        return None
+    _write(root, now.total + missing)
+    after = pool(root)
+    if after.available < pages:
+        _write(root, now.total)
+        raise HugepageError(f"the kernel found {after.available} free 2 MiB pages, {pages} are needed",
+                            hint="memory is scarce or fragmented: reserve them at boot (kernel command line: "
+                                 "hugepages=N), lower `max` of the layers, or do without hugepages")
+    return Reservation(now.total, after.total)
+
+
+def restore(reservation: Reservation, root: Path = ALL_NODES) -> None:
+    """Takes back what ``reserve`` added, and nothing that others changed since."""
+    now = pool(root).total
+    _write(root, max(0, now - (reservation.after - reservation.before)))
+
+
+def shortage(pages: int, root: Path = ALL_NODES) -> str:
+    """One line for the user if so many pages are not available; empty if they are."""
+    now = pool(root)
+    if now.available >= pages:
+        return ""
+    return (f"edges use 4 KiB pages, which costs speed: {pages} hugepages of 2 MiB are needed, "
+            f"{now.available} available; mend it with: sysctl vm.nr_hugepages={now.total + pages - now.available}")
+
+
+def _read(path: Path) -> int:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return 0
+
+
+def _write(root: Path, total: int) -> None:
+    path = root / POOL / "nr_hugepages"
+    try:
+        path.write_text(f"{total}\n")
+    except OSError as error:
+        raise HugepageError(f"cannot set {path}: {error.strerror}", hint="run it as root, on a kernel with "
+                            "CONFIG_HUGETLBFS, or do without hugepages") from error

@@ -1,0 +1,378 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Front-End Router: starts swarmline-router, tells it what it must know, reads its counters.
+
+A router that was started again knows nothing, and says so by its start time. So this side keeps what the
+router should know, and repeats it whenever that time changes. The taps that belong to it lie in the holder
+(key ``tap-VMID``): a manager that was started again has them too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from pipeline._native import ffi, lib
+from pipeline.errors import HolderError, RouterError
+from pipeline.host import namespaces, processes
+from pipeline.host.control import mapped
+from pipeline.host.holder_client import HolderClient
+from pipeline.host.ivshmem import sealed_memfd
+from pipeline.host.nic import Gateway
+from pipeline.host.processes import Process
+from pipeline.policy.model import IPAddress
+
+PROGRAM = "swarmline-router"
+ROUTER_UID = 699_999           # user and group; those of instances begin above
+START_TIMEOUT = 10.0           # seconds until a new router answers
+ANSWER_TIMEOUT = 2.0
+RETRY = 0.01
+COUNTERS_KEY = "router-counters"
+COUNTERS_LEN: int = (ffi.sizeof("struct sl_rtr_counters") + 4095) & ~4095
+COUNTER_NAMES: Mapping[int, str] = MappingProxyType({
+    number: name.removeprefix("SL_RTR_").lower()
+    for number, name in ffi.typeof("enum sl_rtr_counter").elements.items() if number < lib.SL_RTR_COUNTER_NB})
+
+
+@dataclass(frozen=True)
+class RouterSpec:
+    """What the program is started with. ``xskmap``: the pin of the classifier's map of AF_XDP sockets."""
+
+    run_dir: Path
+    netns: namespaces.Netns
+    interface: str
+    queues: int
+    xskmap: Path
+
+    @property
+    def log_path(self) -> Path:
+        return self.run_dir / "log" / "router.log"
+
+    @property
+    def socket_path(self) -> Path:
+        return self.run_dir / "router.sock"
+
+
+@dataclass(frozen=True)
+class RouterFacts:
+    """What the router says of itself with every answer."""
+
+    pid: int
+    start_ns: int
+    ports: int
+    vips: int
+    nets: int
+    mtu: int
+    queues: int
+    mac: bytes
+
+
+@dataclass(frozen=True)
+class PortCounters:
+    """Of one instance's port; "in" is from the NIC to the instance."""
+
+    in_packets: int
+    in_bytes: int
+    out_packets: int
+    out_bytes: int
+    in_dropped: int
+    out_dropped: int
+
+
+class Router:
+    """One router and what it should know. Calls to it are short and block (an answer takes some 10 µs)."""
+
+    def __init__(self, spec: RouterSpec, holder: HolderClient) -> None:
+        self._spec = spec
+        self._holder = holder
+        self._sock: socket.socket | None = None
+        self._seq = 0
+        self._known_start = 0                          # start_ns of the router that knows what is below
+        self._vips: dict[int, IPAddress] = {}          # slot -> address
+        self._nets: tuple[Gateway, ...] = ()
+        self._ports: dict[int, int] = {}               # vm_id -> set of slots that it may send from
+        self.process: Process | None = None
+
+    # ---- life
+
+    async def start(self) -> RouterFacts:
+        """Starts the program in the NIC's namespace and waits until it answers; then repeats what it should
+        know.
+
+        Raises RouterError with the router's last words.
+        """
+        self.close()
+        counters = self._counters_fd()
+        argv = [str(processes.program(PROGRAM)), processes.run_dir_argument(self._spec.run_dir),
+                f"--ifname={self._spec.interface}", f"--queues={self._spec.queues}",
+                f"--xskmap={self._spec.xskmap}", f"--counters-fd={counters}",
+                f"--uid={ROUTER_UID}", f"--gid={ROUTER_UID}"]
+        self._spec.log_path.parent.mkdir(mode=0o700, exist_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        try:
+            log = os.open(self._spec.log_path, flags, 0o600)
+            try:
+                child = namespaces.spawn_in(
+                    self._spec.netns, argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/",
+                    pass_fds=(counters,), start_new_session=True, env={"PATH": os.defpath, "LANG": "C.UTF-8"})
+            finally:
+                os.close(log)
+        except OSError as error:
+            raise RouterError(f"cannot run {argv[0]}: {error.strerror}") from error
+        finally:
+            os.close(counters)
+        facts = await self._answer_of(child)
+        self.process = Process.of(child.pid)
+        child.returncode = 0        # watched by pidfd, reaped by `reap`: not Popen's to warn about
+        return facts
+
+    def adopt(self) -> RouterFacts | None:
+        """Connects to the router of a former manager; None if there is none that answers.
+
+        It is told all anew, so the caller declares first what it should know; ports of instances that are
+        gone are closed.
+        """
+        self.close()
+        try:
+            facts = self.ping()
+        except RouterError:
+            return None
+        self.process = Process.of(facts.pid)
+        if facts.ports > len(self._ports):
+            for vm_id in range(1, lib.SL_VM_MAX):
+                if vm_id not in self._ports:
+                    self._port_del(vm_id)
+        return facts
+
+    async def wait(self) -> None:
+        """Returns when the router has ended."""
+        if self.process:
+            await self.process.wait()
+            self.reap()
+
+    def reap(self) -> None:
+        """Takes the exit status of an ended router that this process started."""
+        if self.process:
+            try:
+                os.waitpid(self.process.pid, os.WNOHANG)
+            except ChildProcessError:
+                return          # a former manager's child: the holder reaps it
+
+    async def stop(self) -> None:
+        """Ends the router; frames are lost, connections are not."""
+        self.close()
+        if self.process:
+            self.process.kill()
+            await self.wait()
+            self.process = None
+        self._spec.socket_path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Hangs up; the router goes on."""
+        if self._sock:
+            self._sock.close()
+            self._sock = None
+
+    # ---- what it should know
+
+    def ping(self) -> RouterFacts:
+        """Facts. If the router is a new one, it is told everything again."""
+        return self._request(lib.SL_RTR_PING)
+
+    def vips_set(self, vips: Mapping[int, IPAddress]) -> None:
+        """Slot -> virtual IP; slots that are not named become empty."""
+        old, self._vips = self._vips, dict(vips)
+        for slot in old.keys() - vips.keys():
+            self._request(lib.SL_RTR_VIP_DEL, tolerate=errno.ENOENT, slot=slot)
+        for slot, address in vips.items():
+            self._vip_add(slot, address)
+
+    def nets_set(self, nets: Iterable[Gateway]) -> None:
+        """All routes of the interface. Neighbours are learnt anew if one was removed."""
+        old, self._nets = self._nets, tuple(nets)
+        if set(old) - set(self._nets):
+            self._request(lib.SL_RTR_NET_CLEAR)
+        for net in self._nets:
+            self._net_add(net)
+
+    def port_add(self, vm_id: int, tap: int, slots: Iterable[int]) -> None:
+        """Gives the router an instance's tap and the slots of the addresses that the instance may send from.
+
+        The holder keeps a copy of the tap; the caller may close its own.
+        """
+        self._holder.fd_put(f"tap-{vm_id}", [tap])
+        self._ports[vm_id] = _mask(slots)
+        self._port_add(vm_id, tap)
+
+    def port_restore(self, vm_id: int, slots: Iterable[int]) -> None:
+        """As port_add, with the tap that the holder has: for instances that a former manager started.
+
+        Before ``adopt`` or ``start`` it only notes the port.
+        """
+        self._ports[vm_id] = _mask(slots)
+        if self._sock:
+            self._port_restore(vm_id)
+
+    def port_remove(self, vm_id: int) -> None:
+        """Forgets the instance's port, here, in the router and in the holder. The tap is gone then."""
+        self._ports.pop(vm_id, None)
+        try:
+            self._port_del(vm_id)
+        finally:
+            self._holder.fd_remove(f"tap-{vm_id}")
+
+    # ---- counters
+
+    def counters(self) -> tuple[dict[str, int], dict[int, PortCounters]]:
+        """Totals by name, and the ports that ever passed or dropped a frame. Works without a living
+        router."""
+        fd = self._counters_fd()
+        try:
+            raw = ffi.new("struct sl_rtr_counters *")
+            data = os.pread(fd, ffi.sizeof(raw[0]), 0)
+        finally:
+            os.close(fd)
+        ffi.memmove(raw, data, len(data))
+        totals = {name: raw.total[number] for number, name in COUNTER_NAMES.items()}
+        ports = {vm_id: PortCounters(p.in_packets, p.in_bytes, p.out_packets, p.out_bytes,
+                                     p.in_dropped, p.out_dropped)
+                 for vm_id, p in enumerate(raw.port)
+                 if p.in_packets or p.out_packets or p.in_dropped or p.out_dropped}
+        return totals, ports
+
+    def _counters_fd(self) -> int:
+        if COUNTERS_KEY in self._holder.fd_list():
+            return self._holder.fd_get(COUNTERS_KEY)[0]
+        fd = sealed_memfd("sl-router-counters", COUNTERS_LEN)
+        self._holder.fd_put(COUNTERS_KEY, [fd])
+        return fd
+
+    # ---- one request
+
+    async def _answer_of(self, child: subprocess.Popen[bytes]) -> RouterFacts:
+        try:
+            async with asyncio.timeout(START_TIMEOUT):
+                while child.poll() is None:
+                    try:
+                        facts = self.ping()
+                    except RouterError:
+                        self.close()
+                        await asyncio.sleep(RETRY)
+                        continue
+                    if facts.pid == child.pid:
+                        return facts
+                    self.close()
+                    raise self._error(f"another router (process {facts.pid}) serves {self._spec.socket_path}")
+        except BaseException as error:
+            child.kill()
+            child.wait()
+            if isinstance(error, TimeoutError):
+                raise self._error(f"the router did not answer within {START_TIMEOUT:g} s") from None
+            raise
+        raise self._error(f"the router did not start (exit status {child.returncode})")
+
+    def _error(self, message: str) -> RouterError:
+        last = processes.log_tail(self._spec.log_path, 1)
+        return RouterError(f"{message}{': ' if last else ''}{''.join(last)}",
+                           hint=f"its log is {self._spec.log_path}")
+
+    def _connect(self) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        sock.settimeout(ANSWER_TIMEOUT)
+        try:
+            sock.connect(str(self._spec.socket_path))
+        except OSError as error:
+            sock.close()
+            raise RouterError(f"no router at {self._spec.socket_path}: {error.strerror or error}") from error
+        return sock
+
+    def _request(self, kind: int, fd: int | None = None, tolerate: int = 0, **fields: Any) -> RouterFacts:
+        """One exchange. A router that is not the one of the last exchange is told everything first."""
+        if not self._sock:
+            self._sock = self._connect()
+            self._greet()
+        return self._exchange(kind, fd, tolerate, **fields)
+
+    def _greet(self) -> None:
+        facts = self._exchange(lib.SL_RTR_PING)
+        if facts.start_ns == self._known_start:
+            return
+        for slot, address in self._vips.items():
+            self._vip_add(slot, address)
+        for net in self._nets:
+            self._net_add(net)
+        for vm_id in list(self._ports):
+            try:
+                self._port_restore(vm_id)
+            except HolderError:
+                del self._ports[vm_id]      # its tap is gone, so the instance is
+        self._known_start = facts.start_ns
+
+    def _exchange(self, kind: int, fd: int | None = None, tolerate: int = 0, **fields: Any) -> RouterFacts:
+        assert self._sock
+        self._seq = (self._seq + 1) & 0xFFFF_FFFF
+        request = ffi.new("struct sl_rtr_request *", {
+            "version": lib.SL_ABI_VERSION, "type": kind, "seq": self._seq, **fields})
+        reply = ffi.new("struct sl_rtr_reply *")
+        try:
+            socket.send_fds(self._sock, [bytes(ffi.buffer(request))], [] if fd is None else [fd])
+            data = self._sock.recv(256)
+        except OSError as error:
+            self.close()
+            raise RouterError(f"the router does not answer: {error}") from error
+        if len(data) != ffi.sizeof(reply[0]):
+            self.close()
+            raise RouterError("the router hung up" if not data else "the router is of another version",
+                              hint="it is started again by the manager; see its log")
+        ffi.memmove(reply, data, len(data))
+        if reply.seq != self._seq or reply.version != lib.SL_ABI_VERSION:
+            self.close()
+            raise RouterError("the router is out of step")
+        if reply.status and -reply.status != tolerate:
+            raise RouterError(f"the router refused {_request_name(kind)}: {os.strerror(-reply.status)}")
+        return RouterFacts(reply.pid, reply.start_ns, reply.nb_port, reply.nb_vip, reply.nb_net, reply.mtu,
+                           reply.nb_queue, bytes(ffi.buffer(reply.mac)))
+
+    def _vip_add(self, slot: int, address: IPAddress) -> None:
+        self._request(lib.SL_RTR_VIP_ADD, slot=slot, addr=list(mapped(address)))
+
+    def _net_add(self, net: Gateway) -> None:
+        prefix, length = _prefix(net.network)
+        via = mapped(net.via) if net.via else bytes(16)
+        self._request(lib.SL_RTR_NET_ADD, prefix_len=length, addr=list(prefix), gateway=list(via))
+
+    def _port_add(self, vm_id: int, tap: int) -> None:
+        self._request(lib.SL_RTR_PORT_ADD, tap, vm_id=vm_id, vips=self._ports[vm_id])
+
+    def _port_restore(self, vm_id: int) -> None:
+        tap = self._holder.fd_get(f"tap-{vm_id}")[0]
+        try:
+            self._port_add(vm_id, tap)
+        finally:
+            os.close(tap)
+
+    def _port_del(self, vm_id: int) -> None:
+        self._request(lib.SL_RTR_PORT_DEL, tolerate=errno.ENOENT, vm_id=vm_id)
+
+
+def _mask(slots: Iterable[int]) -> int:
+    mask = 0
+    for slot in slots:
+        mask |= 1 << slot
+    return mask
+
+
+def _prefix(network: IPv4Network | IPv6Network) -> tuple[bytes, int]:
+    return mapped(network.network_address), network.prefixlen + (96 if network.version == 4 else 0)
+
+
+def _request_name(kind: int) -> str:
+    return str(ffi.typeof("enum sl_rtr_type").elements.get(kind, kind)).removeprefix("SL_RTR_")

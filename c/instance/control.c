@@ -1,0 +1,409 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The control region from the instance's side: assignment, commands, routes in; VMStatus and trace out. */
+#include <stdarg.h>
+#include <stdio.h>
+#include <poll.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/atomic.h"
+#include "instance/instance.h"
+
+/* Copies what its writer guards by *seq. Returns the even seq of a consistent copy, or 0 if the writer was in between each time. */
+static uint32_t seq_copy(const __u32 *seq, void *to, const void *from, size_t len)
+{
+	for (int tries = 0; tries < 1000; tries++) {
+		uint32_t before = sl_observe_u32(seq);
+
+		if (before & 1)
+			continue;
+		memcpy(to, from, len);
+		sl_copied_once();
+		__atomic_thread_fence(__ATOMIC_ACQUIRE);
+		if (sl_peek_u32(seq) == before && before)
+			return before;
+	}
+	return 0;
+}
+
+static void seq_begin(__u32 *seq)
+{
+	sl_post_u32(seq, *seq | 1);
+	sl_full_fence();   /* no store of the body may become visible before the odd number */
+}
+
+static void seq_end(__u32 *seq)
+{
+	sl_publish_u32(seq, *seq + 1);
+}
+
+static bool inside(uint32_t off, size_t len)
+{
+	return off >= sizeof(struct sl_control) && off % 8 == 0 && (uint64_t)off + len <= SL_CONTROL_LEN;
+}
+
+static const struct sl_layer *layer_find(uint8_t id)
+{
+	for (unsigned i = 0; sl_layers[i]; i++)
+		if (sl_layers[i]->id == id)
+			return sl_layers[i];
+	return NULL;
+}
+
+int sl_control_attach(struct sl_runner *r)
+{
+	struct sl_control *c;
+	struct stat st;
+
+	if (fstat(r->control_fd, &st))
+		return sl_instance_fail(&r->inst, errno, "control region: %s", strerror(errno));
+	c = st.st_size < SL_CONTROL_LEN ? MAP_FAILED
+		: mmap(NULL, SL_CONTROL_LEN, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, r->control_fd, 0);
+	if (c == MAP_FAILED)
+		return sl_instance_fail(&r->inst, EINVAL, "control region: can not map %d bytes", SL_CONTROL_LEN);
+	if (sl_observe_u32(&c->magic) != SL_CONTROL_MAGIC || c->abi_version != SL_ABI_VERSION)
+		return sl_instance_fail(&r->inst, EPROTO, "control region: not of ABI version %d", SL_ABI_VERSION);
+	if (c->vm_id != r->doorbells.vm_id || !inside(c->assignment_off, sizeof(*r->assignment)) ||
+	    !inside(c->routes_off, SL_EDGES_MAX * sizeof(*r->routes)) || !inside(c->status_off, sizeof(*r->status)) ||
+	    !inside(c->trace_off, sizeof(*r->trace)) || !inside(c->conf_off, c->conf_len))
+		return sl_instance_fail(&r->inst, EINVAL, "control region: contradictory header");
+	r->control = c;
+	r->assignment = (void *)((char *)c + c->assignment_off);
+	r->routes = (void *)((char *)c + c->routes_off);
+	r->status = (void *)((char *)c + c->status_off);
+	r->trace = (void *)((char *)c + c->trace_off);
+	r->conf = (const uint8_t *)c + c->conf_off;
+	r->inst.vm_id = (uint16_t)c->vm_id;
+	r->spin_ns = (uint64_t)c->spin_us * 1000;
+	if (!seq_copy(&r->assignment->seq, &r->inst.assignment, r->assignment, sizeof(*r->assignment)))
+		return sl_instance_fail(&r->inst, EAGAIN, "control region: no assignment");
+	r->inst.layer = layer_find(r->inst.assignment.layer);
+	if (!r->inst.layer)
+		return sl_instance_fail(&r->inst, ENOENT, "no layer number %u in this build", r->inst.assignment.layer);
+	if (r->inst.assignment.nb_edges > SL_EDGES_MAX)
+		return sl_instance_fail(&r->inst, EINVAL, "assignment: too many edges");
+	return 0;
+}
+
+/* --- edges --- */
+
+static void edge_count(struct sl_edge *e, enum sl_counter c)
+{
+	struct sl_runner *r = e->user;
+
+	r->inst.counters[c]++;
+}
+
+static uint64_t edge_request_id(struct sl_edge *e)
+{
+	struct sl_runner *r = e->user;
+
+	return sl_request_id(&r->inst);
+}
+
+static const struct sl_edge_ops edge_ops = {.count = edge_count, .request_id = edge_request_id};
+
+static int edge_seat(struct sl_runner *r, uint32_t edge_id, int fd)
+{
+	for (unsigned i = 0; i < r->inst.assignment.nb_edges; i++) {
+		const struct sl_edge_seat *seat = &r->inst.assignment.edges[i];
+		const struct sl_flow_ops *ops = seat->side == SL_BACK ? r->inst.layer->front : r->inst.layer->back;
+		int err;
+
+		if (seat->edge_id != edge_id || r->edges[i])
+			continue;
+		if (!ops)
+			return sl_instance_fail(&r->inst, EINVAL, "layer %s has nothing on that side of an edge", r->inst.layer->name);
+		err = sl_edge_attach(fd, true, seat, r->inst.layer->id, r->inst.vm_id, &edge_ops, ops, r, &r->edges[i]);
+		return err ? sl_instance_fail(&r->inst, -err, "edge %#x: %s", edge_id, strerror(-err)) : 0;
+	}
+	return sl_instance_fail(&r->inst, EINVAL, "edge %#x is not in the assignment", edge_id);
+}
+
+static int edge_fd_recv(int sock, int timeout_ms, __u32 *edge_id, int *fd)
+{
+	union {
+		char room[CMSG_SPACE(sizeof(int))];
+		struct cmsghdr align;
+	} control;
+	struct iovec v = {edge_id, sizeof(*edge_id)};
+	struct msghdr m = {.msg_iov = &v, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)};
+	struct pollfd p = {.fd = sock, .events = POLLIN};
+	struct cmsghdr *c;
+
+	if (poll(&p, 1, timeout_ms) != 1)
+		return -ETIMEDOUT;
+	if (recvmsg(sock, &m, MSG_CMSG_CLOEXEC) != sizeof(*edge_id))
+		return -EPROTO;
+	c = CMSG_FIRSTHDR(&m);
+	if (!c || c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
+		return -EPROTO;
+	memcpy(fd, CMSG_DATA(c), sizeof(*fd));
+	return 0;
+}
+
+int sl_edges_attach(struct sl_runner *r, int edges_fd, int timeout_ms)
+{
+	for (r->nb_edges = 0; r->nb_edges < r->inst.assignment.nb_edges; r->nb_edges++) {
+		__u32 edge_id;
+		int fd, err = edge_fd_recv(edges_fd, timeout_ms, &edge_id, &fd);
+
+		if (err)
+			return sl_instance_fail(&r->inst, -err, "waiting for the memory of %u edges: %s",
+						r->inst.assignment.nb_edges, strerror(-err));
+		err = edge_seat(r, edge_id, fd);
+		close(fd);   /* the mapping is the permission; the descriptor is not needed for it */
+		if (err)
+			return err;
+	}
+	return 0;
+}
+
+/* --- commands and routes --- */
+
+static int doorbell_of(void *user, uint16_t vm_id)
+{
+	struct sl_runner *r = user;
+
+	return vm_id < SL_VM_MAX ? r->doorbells.peer[vm_id] : -1;
+}
+
+static void routes_poll(struct sl_runner *r, unsigned i)
+{
+	struct sl_route_page page;
+
+	if (sl_peek_u32(&r->routes[i].seq) == r->routes_seen[i])
+		return;
+	r->routes_seen[i] = seq_copy(&r->routes[i].seq, &page, &r->routes[i], sizeof(page));
+	if (!r->routes_seen[i])
+		return;
+	sl_edge_routes_set(r->edges[i], &page, doorbell_of);
+}
+
+static void command(struct sl_runner *r)
+{
+	switch (sl_peek_u32(&r->control->cmd)) {
+	case SL_CMD_RUN:
+		if (r->inst.state == SL_VM_READY)
+			sl_state_set(r, SL_VM_ACTIVE);
+		break;
+	case SL_CMD_DRAIN:
+		if (r->inst.draining)
+			break;
+		r->inst.draining = true;
+		sl_state_set(r, SL_VM_DRAINING);
+		if (r->inst.layer->drain)
+			r->inst.layer->drain(&r->inst);
+		break;
+	case SL_CMD_STOP:
+		r->stopping = true;
+		break;
+	default:
+		break;
+	}
+}
+
+void sl_control_poll(struct sl_runner *r)
+{
+	uint32_t seq = sl_observe_u32(&r->control->cmd_seq);
+
+	for (unsigned i = 0; i < r->nb_edges; i++)
+		routes_poll(r, i);
+	r->inst.trace_every = sl_peek_u32(&r->control->trace_every);
+	if (seq == r->cmd_seen)
+		return;
+	r->cmd_seen = seq;
+	command(r);
+	sl_status_publish(r, true);
+}
+
+void sl_doorbells_poll(struct sl_runner *r)
+{
+	uint16_t vm_id;
+	int fd, n;
+
+	while ((n = sl_doorbells_next(&r->doorbells, &vm_id, &fd)) > 0) {
+		for (unsigned i = 0; i < r->nb_edges; i++) {
+			if (fd < 0)
+				sl_edge_peer_gone(r->edges[i], vm_id);
+			sl_edge_doorbell_set(r->edges[i], vm_id, fd);
+		}
+	}
+	if (n < 0 && !r->server_gone) {
+		r->server_gone = true;
+		sl_watch_del(&r->inst, &r->server_watch);
+		sl_log(&r->log, "warning", "the doorbell server is gone (%s); going on with the peers known now", strerror(-n));
+	}
+}
+
+/* --- VMStatus and trace --- */
+
+static uint32_t pending_entries(const struct sl_runner *r)
+{
+	uint32_t sum = 0;
+
+	for (unsigned i = 0; i < r->nb_edges; i++)
+		for (unsigned k = 0; k < r->edges[i]->nb_up; k++)
+			sum += sl_min(sl_peek_u32(&r->edges[i]->up[k]->rx.ring->prod) - r->edges[i]->up[k]->rx.cons,
+				      r->edges[i]->g.ring_cap);
+	return sum;
+}
+
+static void manager_ring(struct sl_runner *r)
+{
+	uint64_t one = 1;
+
+	if (r->doorbells.peer[SL_VM_MANAGER] >= 0 &&
+	    write(r->doorbells.peer[SL_VM_MANAGER], &one, sizeof(one)) != sizeof(one))
+		return;   /* full: it has been rung */
+}
+
+void sl_busy_account(struct sl_runner *r, uint64_t now_ns)
+{
+	r->busy_ns += now_ns - r->awake_since;
+	r->awake_since = now_ns;
+}
+
+static void load_measure(struct sl_runner *r)
+{
+	uint64_t now = sl_now_ns(), span = now - r->busy_since;
+
+	sl_busy_account(r, now);
+	if (span < SL_HEARTBEAT_NS)
+		return;
+	/* half the former value: a smooth second rather than a jumping tenth */
+	r->load = (uint32_t)((r->load + sl_min((r->busy_ns - r->busy_before) * 1000 / span, (uint64_t)1000)) / 2);
+	r->busy_before = r->busy_ns;
+	r->busy_since = now;
+}
+
+static void peer_lines_post(struct sl_runner *r, uint32_t depth)
+{
+	for (unsigned i = 0; i < r->nb_edges; i++) {
+		struct sl_peer *self = r->edges[i]->self;
+
+		sl_post_u64(&self->heartbeat_ns, r->inst.now_ns);
+		sl_post_u32(&self->depth, depth);
+		sl_post_u32(&self->load, r->load);
+		__atomic_store_n(&self->state, r->inst.state, __ATOMIC_RELAXED);
+	}
+}
+
+void sl_status_publish(struct sl_runner *r, bool tell)
+{
+	struct sl_vm_status *s = r->status;
+	uint32_t depth = pending_entries(r);
+
+	load_measure(r);
+	peer_lines_post(r, depth + r->inst.active_flows);
+	r->published_ns = r->inst.now_ns;
+	seq_begin(&s->seq);
+	s->vm_id = r->inst.vm_id;
+	s->state = r->inst.state;
+	s->nb_layers = r->inst.layer ? 1 : 0;
+	s->protocol_layers[0] = r->inst.layer ? r->inst.layer->id : SL_LAYER_NONE;
+	s->heartbeat_ns = r->inst.now_ns;
+	s->load = r->load;
+	s->available_capacity = r->inst.state == SL_VM_ACTIVE ? 1000 - r->load : 0;
+	s->active_flows = r->inst.active_flows;
+	s->queue_depth = depth;
+	s->cmd_seen = r->cmd_seen;
+	s->assignment_seen = r->inst.assignment.seq;
+	for (unsigned i = 0; i < r->nb_edges; i++)
+		s->routes_seen[i] = r->edges[i]->routes_epoch;
+	s->pid = (__u32)getpid();
+	s->error = (__u32)r->error_code;
+	s->busy_ns = r->busy_ns;
+	s->requests = r->inst.requests;
+	s->bytes_in = r->inst.bytes_in;
+	s->bytes_out = r->inst.bytes_out;
+	memcpy(s->counters, r->inst.counters, sizeof(s->counters));
+	memcpy(s->text, r->error, sizeof(s->text));
+	seq_end(&s->seq);
+	if (tell)
+		manager_ring(r);
+}
+
+void sl_state_set(struct sl_runner *r, enum sl_vm_state state)
+{
+	r->inst.state = (uint8_t)state;
+	r->inst.now_ns = sl_now_ns();
+	sl_status_publish(r, true);
+}
+
+/* --- what layers use --- */
+
+struct sl_instance *sl_flow_instance(const struct sl_flow *f)
+{
+	return &((struct sl_runner *)f->edge->user)->inst;
+}
+
+struct sl_edge *sl_instance_next_edge(struct sl_instance *inst, unsigned service)
+{
+	struct sl_runner *r = sl_runner_of(inst);
+	int next = service < SL_SERVICE_MAX ? inst->assignment.services[service].next_edge : -1;
+
+	return next >= 0 && (unsigned)next < r->nb_edges ? r->edges[next] : NULL;
+}
+
+const void *sl_instance_conf(struct sl_instance *inst, enum sl_conf_type type, unsigned n, uint32_t *len)
+{
+	const struct sl_runner *r = sl_runner_of(inst);
+	uint32_t at = 0, all = r->control->conf_len;
+
+	while (all - at >= sizeof(struct sl_conf_item)) {
+		const struct sl_conf_item *item = (const void *)(r->conf + at);
+		uint32_t room = all - at - (uint32_t)sizeof(*item);
+
+		if (item->type == SL_CONF_END || item->length > room)
+			break;
+		if (item->type == (uint32_t)type && !n--) {
+			*len = item->length;
+			return item + 1;
+		}
+		at += (uint32_t)sizeof(*item) + sl_min((item->length + 7) & ~7u, room);
+	}
+	return NULL;
+}
+
+void sl_instance_conf_wipe(struct sl_instance *inst, const void *data, uint32_t len)
+{
+	struct sl_runner *r = sl_runner_of(inst);
+
+	explicit_bzero((uint8_t *)r->control + ((const uint8_t *)data - (const uint8_t *)r->control), len);
+}
+
+int sl_instance_fail(struct sl_instance *inst, int err, const char *fmt, ...)
+{
+	struct sl_runner *r = sl_runner_of(inst);
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(r->error, sizeof(r->error), fmt, ap);
+	va_end(ap);
+	r->error_code = err;
+	sl_log(&r->log, "error", "%s", r->error);
+	return -err;
+}
+
+uint64_t sl_request_id(struct sl_instance *inst)
+{
+	struct sl_runner *r = sl_runner_of(inst);
+
+	return (uint64_t)inst->vm_id << 48 | (++r->next_request & 0xffffffffffff);
+}
+
+void sl_trace_flow(const struct sl_flow *f, enum sl_trace_point point, uint64_t parent)
+{
+	struct sl_runner *r = f->edge->user;
+
+	if (sl_likely(!f->traced))
+		return;
+	r->trace->events[r->trace_next & (SL_TRACE_CAP - 1)] = (struct sl_trace_event){
+		.request_id = f->request_id, .parent_id = parent, .time_ns = sl_now_ns(), .vm_id = r->inst.vm_id,
+		.layer = r->inst.layer->id, .point = (uint8_t)point, .peer_vm = f->peer_vm,
+	};
+	sl_publish_u32(&r->trace->next, ++r->trace_next);
+}

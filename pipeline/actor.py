@@ -1,0 +1,453 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one module that acts: each Action of the plan is one method here, and nothing else changes the machine.
+
+An Actor owns what the running swarm is made of (holder connection, edges, instances, router, classifier). It decides nothing: the
+manager calls ``perform`` with actions that the plan gave it. Everything that must survive the manager lies in the holder
+or in pinned maps, so ``adopt`` can take a swarm over that another manager started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import pickle
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import HolderError, LaunchError, SwarmlineError
+from pipeline.host import keys, namespaces
+from pipeline.host.certs import KeyPair, TicketKey, self_signed
+from pipeline.host.classifier import Classifier, mount_pins, pin_root, umount_pins
+from pipeline.host.control import Assignment, Command, ControlRegion, EdgeSeat, Report, RouteEntry, ServiceSeat
+from pipeline.host.doorbells import Doorbells, ring
+from pipeline.host.edges import EdgeMemory
+from pipeline.host.holder_client import HolderClient, InstanceFds
+from pipeline.host.ivshmem import sealed_memfd
+from pipeline.host.nic import Gateway, NicFacts, nic_facts
+from pipeline.host.pins import MAGLEV_SIZE
+from pipeline.host.router import Router, RouterSpec
+from pipeline.host.tap import TapSpec
+from pipeline.instances.conf import Secrets, conf_items
+from pipeline.instances.driver import Driver, EdgeGrant, InstanceSpec, Running
+from pipeline.instances.process import ProcessDriver
+from pipeline.policy import plan
+from pipeline.policy.config import Config
+from pipeline.policy.model import Driver as DriverName
+from pipeline.policy.model import Edge, Instance, IPAddress, LayerId, RoutingTable, Service, Slot, Swarm
+from pipeline.policy.routing import maglev_table
+
+STOP_TIMEOUT = 1.0       # seconds for an instance to end by itself once told so
+
+
+@dataclass
+class Member:
+    """A started instance, with all that the manager holds of it."""
+
+    instance: Instance
+    fds: InstanceFds
+    control: ControlRegion
+    seats: tuple[Slot, ...]          # its edges, in the order of its assignment
+    running: Running | None = None
+    watcher: asyncio.Task[None] | None = None
+
+
+class Actor:
+    """``on_news`` is called when an instance rings or ends, ``on_end(vm_id)`` when its process has ended."""
+
+    def __init__(self, run_dir: Path, config: Config, on_news: Callable[[], None], on_end: Callable[[int], None],
+                 on_router_end: Callable[[], None]) -> None:
+        self.run_dir = run_dir
+        self.config = config
+        self.holder = HolderClient(run_dir)
+        self.nic: NicFacts = nic_facts(config.nic.netns, config.nic.interface)
+        self.members: dict[int, Member] = {}
+        self.edges: dict[str, EdgeMemory] = {}
+        self.classifier: Classifier | None = None
+        self.router: Router | None = None
+        self._router_watcher: asyncio.Task[None] | None = None
+        self._drivers: dict[DriverName, Driver] = {DriverName.PROCESS: ProcessDriver()}
+        self._doorbells = Doorbells(lambda _vm_id: on_news())
+        self._on_news, self._on_end, self._on_router_end = on_news, on_end, on_router_end
+        self._secrets = Secrets()
+        self._routing = RoutingTable()
+        self._tables: dict[int, tuple[tuple[int, int], ...]] = {}
+        self._trace_every = 0
+
+    # ---- life
+
+    def open(self) -> None:
+        """Before the first action: doorbells, the classifier's maps, secrets."""
+        asyncio.get_running_loop().add_reader(self._doorbells, self._doorbells.ready)
+        self.classifier = Classifier.load(mount_pins(self.run_dir))
+        self.classifier.set_queues(self.queues)
+        self._secrets = self._load_secrets()
+
+    @property
+    def queues(self) -> int:
+        return self.config.nic.queues or self.nic.rx_queues
+
+    @property
+    def mtu(self) -> int:
+        return self.config.nic.mtu or self.nic.mtu
+
+    def close(self) -> None:
+        """Lets go of everything; the swarm goes on."""
+        asyncio.get_running_loop().remove_reader(self._doorbells)
+        for member in self.members.values():
+            if member.watcher:
+                member.watcher.cancel()
+            if member.running:
+                member.running.close()
+        if self._router_watcher:
+            self._router_watcher.cancel()
+        if self.router:
+            self.router.close()
+        if self.classifier:
+            self.classifier.close()
+        self.holder.close()
+
+    def remember(self, swarm: Swarm) -> None:
+        """Leaves the plan's state with the holder, for a manager that comes after this one."""
+        memory = pickle.dumps(swarm)
+        fd = sealed_memfd("sl-swarm", max(len(memory), 1))
+        try:
+            os.pwrite(fd, memory, 0)
+            with contextlib.suppress(HolderError):
+                self.holder.fd_remove(keys.SWARM)
+            self.holder.fd_put(keys.SWARM, [fd])
+        finally:
+            os.close(fd)
+
+    def recall(self) -> Swarm | None:
+        """What a former manager left; None: there was none."""
+        if keys.SWARM not in self.holder.fd_list():
+            return None
+        swarm = pickle.loads(_memfd_read(self.holder.fd_get(keys.SWARM)[0]))  # written by remember() alone
+        assert isinstance(swarm, Swarm)
+        return swarm
+
+    async def adopt(self, swarm: Swarm) -> None:
+        """Takes over the edges, instances, router and maps of a former manager. Instances that are gone are reported as ended."""
+        self._routing = swarm.routing
+        for edge in swarm.edges:
+            self.edges[edge.name] = EdgeMemory.adopt(self.holder, edge)
+        for instance in swarm.instances:
+            self._adopt_instance(instance)
+        if swarm.router:
+            self.router = self._new_router()
+            self._router_tell(swarm.services)
+            for vm_id, member in self.members.items():
+                if LayerId.TCP in member.instance.layers:
+                    self.router.port_restore(vm_id, self._vips(self.config.services))
+            if self.router.adopt() is None:
+                await self.router.start()
+            self._watch_router()
+
+    def _adopt_instance(self, instance: Instance) -> None:
+        try:
+            fds = self.holder.instance_get(instance.vm_id)
+        except HolderError:
+            self._on_end(instance.vm_id)
+            return
+        member = Member(instance, fds, ControlRegion(fds.control, instance.vm_id), instance.slots)
+        self.members[instance.vm_id] = member
+        self._doorbells.add(instance.vm_id, fds.manager)
+        pid = instance.pid
+        member.running = self._drivers[instance.driver].adopt(self._spec(member), pid) if pid else None
+        if member.running:
+            member.watcher = asyncio.create_task(self._watch(member))
+        else:
+            self._on_end(instance.vm_id)
+
+    # ---- actions
+
+    async def perform(self, action: plan.Action, wanted: Swarm) -> None:
+        """Does it, or raises SwarmlineError. ``wanted`` is the swarm that the plan aims at."""
+        match action:
+            case plan.CreateEdge(edge):
+                self.edges[edge.name] = EdgeMemory.create(self.holder, edge)
+            case plan.RemoveEdge(edge):
+                self.edges.pop(edge.name).close()
+                self.holder.edge_remove(edge.id)
+            case plan.StartRouter():
+                await self._start_router()
+            case plan.StopRouter():
+                await self._stop_router()
+            case plan.StartInstance(instance):
+                await self._start_instance(instance)
+            case plan.ActivateInstance(instance):
+                self.command(instance.vm_id, Command.RUN)
+            case plan.DrainInstance(instance, _):
+                self.command(instance.vm_id, Command.DRAIN)
+            case plan.StopInstance(instance):
+                await self._stop_instance(instance.vm_id)
+            case plan.SetRoutes(table):
+                self._set_routes(table, wanted)
+            case plan.SetServices(services):
+                self._set_services(services)
+            case plan.AttachClassifier(interface):
+                assert self.classifier
+                classifier = self.classifier
+                namespaces.run_in(self.config.nic.netns, lambda: classifier.attach(interface))
+            case plan.DetachClassifier():
+                assert self.classifier
+                self.classifier.detach()
+
+    def command(self, vm_id: int, command: Command) -> None:
+        """Gives an instance a command and rings it."""
+        member = self.members[vm_id]
+        member.control.command(command)
+        ring(member.fds.doorbell)
+
+    def reports(self) -> dict[int, Report]:
+        """What each instance says of itself now."""
+        return {vm_id: report for vm_id, member in self.members.items() if (report := member.control.report())}
+
+    def trace_every_set(self, every: int) -> None:
+        """The first layers trace one request in so many; 0: none."""
+        self._trace_every = every
+        for member in self.members.values():
+            member.control.trace_every_set(every)
+            ring(member.fds.doorbell)
+
+    # ---- instances
+
+    async def _start_instance(self, instance: Instance) -> None:
+        vm_id = instance.vm_id
+        fds = self.holder.instance_add(vm_id)
+        control = ControlRegion(fds.control, vm_id)
+        control.format(trace_every=self._trace_every, spin_us=0)
+        seats = instance.slots
+        member = Member(instance, fds, control, seats)
+        self.members[vm_id] = member
+        self._doorbells.add(vm_id, fds.manager)
+        control.assign(self._assignment(instance), conf_items(self.config, instance.layers[0], self._secrets_for(instance)))
+        self._write_routes(member, self._routing)
+        self._announce()
+        try:
+            member.running = await self._drivers[instance.driver].start(self._spec(member))
+        except LaunchError:
+            self._forget(vm_id)
+            raise
+        tap = member.running.take_tap()
+        if tap is not None:
+            assert self.router
+            try:
+                self.router.port_add(vm_id, tap, self._vips(self.config.services))
+            finally:
+                os.close(tap)
+        member.watcher = asyncio.create_task(self._watch(member))
+
+    async def _watch(self, member: Member) -> None:
+        assert member.running
+        await member.running.wait()
+        self._on_end(member.instance.vm_id)
+
+    async def _stop_instance(self, vm_id: int) -> None:
+        member = self.members.get(vm_id)
+        if member is None:
+            return
+        if member.watcher:
+            member.watcher.cancel()
+        if member.running:
+            self.command(vm_id, Command.STOP)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(STOP_TIMEOUT):
+                    await member.running.wait()
+            await self._drivers[member.instance.driver].stop(member.running)
+        if self.router and LayerId.TCP in member.instance.layers:
+            self.router.port_remove(vm_id)
+        self._forget(vm_id)
+
+    def _forget(self, vm_id: int) -> None:
+        member = self.members.pop(vm_id)
+        self._doorbells.remove(member.fds.manager)
+        self.holder.instance_remove(vm_id)
+        member.control.close()
+        member.fds.close()
+        self._announce()
+
+    def _spec(self, member: Member) -> InstanceSpec:
+        grants = tuple(EdgeGrant(self.edges[s.edge].edge_id, self.edges[s.edge].fd) for s in member.seats)
+        tap = TapSpec(self.nic.mac, self.mtu) if LayerId.TCP in member.instance.layers else None
+        return InstanceSpec(member.instance.vm_id, self.run_dir, member.fds.facts.socket, grants, tap)
+
+    def _assignment(self, instance: Instance) -> Assignment:
+        layer = instance.layers[0]
+        seats = tuple(EdgeSeat(self.edges[s.edge].edge_id, instance.incarnation, s.index, s.side, _across(self.edges[s.edge].edge, layer))
+                      for s in instance.slots)
+        count = max((s.index for s in self.config.services), default=-1) + 1
+        services: list[ServiceSeat | None] = [None] * count
+        for service in self.config.services:
+            if layer in service.chain.layers:
+                services[service.index] = ServiceSeat(
+                    service.name, service.addresses, service.port, service.protocol,
+                    _next_edge(service, layer, instance.slots))
+        return Assignment(layer, seats, tuple(services), self.nic.mac, self.mtu)
+
+    # ---- routes
+
+    def _set_routes(self, table: RoutingTable, wanted: Swarm) -> None:
+        self._routing = table
+        self._announce()
+        for member in self.members.values():
+            self._write_routes(member, table)
+            ring(member.fds.doorbell)
+        assert self.classifier
+        self.classifier.set_vms((m.instance for m in self._with_states(wanted)), table)
+        for service in self.config.services:
+            self._set_table(service.index, table.active(service.chain.layers[0]))
+
+    def _with_states(self, wanted: Swarm) -> Iterable[Member]:
+        """Members with the state that they will have after this plan."""
+        for member in self.members.values():
+            instance = wanted.instance(member.instance.vm_id)
+            if instance is not None:
+                member.instance = instance
+                yield member
+
+    def _set_table(self, service: int, entries: Sequence[tuple[int, int]]) -> None:
+        """A Maglev table takes some 30 ms to fill: only when it is another."""
+        key = tuple(sorted(entries))
+        if self._tables.get(service) != key:
+            assert self.classifier
+            self.classifier.set_table(service, maglev_table(key, MAGLEV_SIZE))
+            self._tables[service] = key
+
+    def _write_routes(self, member: Member, table: RoutingTable) -> None:
+        for index, seat in enumerate(member.seats):
+            edge = self.edges[seat.edge].edge
+            across = _across(edge, member.instance.layers[0])
+            entries = [RouteEntry(route.vm_id, peer.instance.incarnation, slot.index, route.weight, route.state)
+                       for route in table.of(across)
+                       if (peer := self.members.get(route.vm_id)) is not None
+                       for slot in peer.seats if slot.edge == seat.edge]
+            member.control.routes_set(index, table.epoch, entries)
+
+    def _announce(self) -> None:
+        """Each instance may ring those across its edges, and nobody else."""
+        for vm_id, member in self.members.items():
+            edges = {slot.edge: slot.side for slot in member.seats}
+            peers = [other for other, m in self.members.items()
+                     if any(slot.edge in edges and slot.side is not edges[slot.edge] for slot in m.seats)]
+            self.holder.instance_peers(vm_id, peers)
+
+    # ---- router and services
+
+    def _new_router(self) -> Router:
+        return Router(RouterSpec(self.run_dir, self.config.nic.netns, self.config.nic.interface, self.queues,
+                                 pin_root(self.run_dir) / "xsks"), self.holder)
+
+    async def _start_router(self) -> None:
+        self.router = self.router or self._new_router()
+        await self.router.start()
+        self._router_tell(self.config.services)
+        self._watch_router()
+
+    def _watch_router(self) -> None:
+        router = self.router
+        assert router
+
+        async def watch() -> None:
+            await router.wait()
+            self._on_router_end()
+
+        self._router_watcher = asyncio.create_task(watch())
+
+    async def _stop_router(self) -> None:
+        if self._router_watcher:
+            self._router_watcher.cancel()
+        if self.router:
+            await self.router.stop()
+
+    async def restart_router(self) -> None:
+        """After its death. It binds the same queues and is told everything again; connections live on."""
+        await self._start_router()
+
+    def _router_tell(self, services: Iterable[Service]) -> None:
+        assert self.router
+        self.router.nets_set(self._routes())
+        self.router.vips_set(dict(enumerate(_addresses(services))))
+
+    def _routes(self) -> tuple[Gateway, ...]:
+        """As configured, else as the kernel has them on the interface."""
+        nic = self.config.nic
+        if not nic.networks:
+            return self.nic.routes
+        direct = tuple(Gateway(network, None) for network in nic.networks)
+        return direct + tuple(Gateway(_everything(g), g) for g in nic.gateways)
+
+    def _vips(self, services: Iterable[Service]) -> tuple[int, ...]:
+        return tuple(range(len(_addresses(services))))
+
+    def _set_services(self, services: Sequence[Service]) -> None:
+        if self.router and services:
+            self._router_tell(services)
+        assert self.classifier
+        self.classifier.set_services(services)
+
+    # ---- secrets
+
+    def _secrets_for(self, instance: Instance) -> Secrets:
+        return self._secrets if LayerId.TLS in instance.layers else Secrets()
+
+    def _load_secrets(self) -> Secrets:
+        """Keys: files are read anew by each manager; what was made for this swarm is in the holder's memory, never on a disk."""
+        if keys.TLS_SECRETS in self.holder.fd_list():
+            made: tuple[list[KeyPair], list[TicketKey]] = pickle.loads(
+                _memfd_read(self.holder.fd_get(keys.TLS_SECRETS)[0]))  # written below
+        else:
+            made = [self_signed([name]) for name in self.config.tls.self_signed], [TicketKey.fresh()]
+            memory = pickle.dumps(made)
+            fd = sealed_memfd("sl-secrets", len(memory))
+            os.pwrite(fd, memory, 0)
+            self.holder.fd_put(keys.TLS_SECRETS, [fd])
+            os.close(fd)
+        pairs = [KeyPair(_file(c.cert, "certificate"), _file(c.key, "key")) for c in self.config.tls.certificates]
+        return Secrets((*pairs, *made[0]), made[1])
+
+
+def unpin_all(run_dir: Path) -> None:
+    """Takes the program off the NIC and removes the maps."""
+    umount_pins(run_dir)
+
+
+def _file(path: object, what: str) -> bytes:
+    try:
+        return Path(str(path)).read_bytes()
+    except OSError as error:
+        raise SwarmlineError(f"cannot read the {what} {path}: {error.strerror}",
+                             hint="see `certificates` in [layer.tls]") from error
+
+
+def _memfd_read(fd: int) -> bytes:
+    try:
+        return os.pread(fd, os.fstat(fd).st_size, 0)
+    finally:
+        os.close(fd)
+
+
+def _across(edge: Edge, layer: LayerId) -> LayerId:
+    return edge.back if edge.front == layer else edge.front
+
+
+def _next_edge(service: Service, layer: LayerId, slots: Sequence[Slot]) -> int:
+    """Index of the seat on which the service's flows go on behind this layer; -1: it is the last."""
+    names: Mapping[str, int] = {slot.edge: n for n, slot in enumerate(slots)}
+    for front, back in service.chain.pairs():
+        if front is layer:
+            return names[f"{front.label}-{back.label}"]
+    return -1
+
+
+def _addresses(services: Iterable[Service]) -> list[IPAddress]:
+    """All virtual IPs, each once, in an order that does not depend on who asks."""
+    return sorted({a for s in services for a in s.addresses}, key=lambda a: (a.version, int(a)))
+
+
+def _everything(gateway: IPAddress) -> object:
+    from ipaddress import ip_network
+
+    return ip_network("0.0.0.0/0" if gateway.version == 4 else "::/0")

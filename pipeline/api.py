@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The manager's face: HTTP and JSON on a UNIX socket that only its owner may open. The command line is its first user.
+
+::
+
+    GET  /v1/status           everything: instances, edges, services, routing_table, counters
+    GET  /v1/events?since=N   what happened after event N
+    POST /v1/scale            {"layer": "app", "instances": 4}
+    POST /v1/drain            {"vm_id": 7, "force": false}
+    POST /v1/trace            {"every": 1}; 0 ends it
+    GET  /v1/trace            events of traced requests
+    POST /v1/down             {}; ends the swarm and then the manager
+
+Errors are {"error", "hint", "exit_code"} with status 409 (not in this state) or 400 (not understood).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from pipeline.errors import ApiError, SwarmlineError
+from pipeline.manager import Manager
+from pipeline.policy.model import LayerId
+from pipeline.status import status
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except ApiError as error:
+        return _json({"error": str(error), "hint": error.hint, "exit_code": error.exit_code}, 400)
+    except SwarmlineError as error:
+        return _json({"error": str(error), "hint": error.hint, "exit_code": error.exit_code}, 409)
+
+
+def _json(value: object, code: int = 200) -> web.Response:
+    return web.json_response(value, status=code)
+
+
+async def _body(request: web.Request) -> dict[str, Any]:
+    try:
+        value = await request.json()
+    except json.JSONDecodeError as error:
+        raise ApiError(f"the request's body is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ApiError("the request's body is not a JSON object")
+    return value
+
+
+def _integer(body: dict[str, Any], key: str, default: int | None = None) -> int:
+    value = body.get(key, default)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ApiError(f"{key!r} is {value!r}, a whole number is needed")
+    return value
+
+
+class _Api:
+    def __init__(self, manager: Manager) -> None:
+        self._manager = manager
+
+    async def status(self, _: web.Request) -> web.Response:
+        return _json(status(self._manager))
+
+    async def events(self, request: web.Request) -> web.Response:
+        since = int(request.query.get("since", "0") or 0)
+        return _json({"events": [asdict(e) for e in self._manager.events if e.number > since]})
+
+    async def scale(self, request: web.Request) -> web.Response:
+        body = await _body(request)
+        label = str(body.get("layer", ""))
+        layer = next((known for known in LayerId if known and known.label == label), None)
+        if layer is None:
+            raise ApiError(f"there is no layer {label!r}", hint="layers are: tcp, tls, http, app")
+        return _json({"plan": await self._manager.scale(layer, _integer(body, "instances"))})
+
+    async def drain(self, request: web.Request) -> web.Response:
+        body = await _body(request)
+        return _json({"plan": await self._manager.drain(_integer(body, "vm_id"), force=bool(body.get("force", False)))})
+
+    async def trace_start(self, request: web.Request) -> web.Response:
+        self._manager.trace(max(_integer(await _body(request), "every", 1), 0))
+        return _json({})
+
+    async def trace(self, _: web.Request) -> web.Response:
+        return _json({"events": [{**asdict(e), "layer": e.layer.label} for e in self._manager.traces]})
+
+    async def down(self, _: web.Request) -> web.Response:
+        await self._manager.down()
+        return _json({})
+
+    def application(self) -> web.Application:
+        application = web.Application(middlewares=[_errors])
+        application.add_routes([
+            web.get("/v1/status", self.status), web.get("/v1/events", self.events),
+            web.post("/v1/scale", self.scale), web.post("/v1/drain", self.drain),
+            web.post("/v1/trace", self.trace_start), web.get("/v1/trace", self.trace),
+            web.post("/v1/down", self.down)])
+        return application
+
+
+@asynccontextmanager
+async def serve_api(manager: Manager, path: Path) -> AsyncIterator[None]:
+    """Serves on the socket ``path`` (mode 0600) as long as the context lasts."""
+    runner = web.AppRunner(_Api(manager).application(), access_log=None)
+    await runner.setup()
+    path.unlink(missing_ok=True)
+    before = os.umask(0o177)
+    try:
+        await web.UnixSite(runner, str(path)).start()
+    finally:
+        os.umask(before)
+    try:
+        yield
+    finally:
+        await runner.cleanup()
+        path.unlink(missing_ok=True)

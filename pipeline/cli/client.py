@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The manager's API from the command line's side: HTTP over its UNIX socket, with the standard library."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import ApiError, NotRunning
+
+TIMEOUT = 60.0      # seconds: `down` answers when all has ended
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("swarmline", timeout=TIMEOUT)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+class RefusedError(ApiError):
+    """The manager's answer was an error; its message, hint and exit code are the manager's."""
+
+    def __init__(self, message: str, hint: str, code: int) -> None:
+        super().__init__(message, hint=hint)
+        self.code = code
+
+
+def call(run_dir: Path, method: str, path: str, body: object | None = None) -> dict[str, Any]:
+    """One request. Raises NotRunning if there is no manager, RefusedError if it says no, ApiError if it breaks off."""
+    connection = _UnixConnection(run_dir / "api.sock")
+    try:
+        connection.request(method, path, None if body is None else json.dumps(body),
+                           {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        value = json.loads(response.read())
+    except (FileNotFoundError, ConnectionRefusedError):
+        raise NotRunning(f"no swarm runs in {run_dir}", hint="start one with `swarmline up FILE`") from None
+    except PermissionError:
+        raise ApiError(f"may not talk to the manager in {run_dir}", hint="run it as root") from None
+    except (OSError, http.client.HTTPException, json.JSONDecodeError) as error:
+        raise ApiError(f"the manager did not answer: {error}", hint=f"its log is {run_dir}/log/manager.log") from error
+    finally:
+        connection.close()
+    if response.status != http.client.OK:
+        raise RefusedError(value["error"], value.get("hint", ""), value.get("exit_code", 1))
+    return dict(value)

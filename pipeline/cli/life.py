@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Commands that begin and end a swarm."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.cli import preflight
+from pipeline.cli.client import RefusedError, call
+from pipeline.cli.options import RUN_DIR, Json, RunDir, print_json
+from pipeline.errors import ApiError, HolderError, NotRunning, SwarmlineError
+from pipeline.host import holder_client, hugepages, keys, processes
+from pipeline.host.classifier import umount_pins
+from pipeline.host.holder_client import HolderClient
+
+UP_TIMEOUT = 60.0
+
+
+def up(file: Annotated[Path, typer.Argument(help="Config file, for example examples/https.toml.")],
+       detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when every layer is active.")] = False,
+       run_dir: RunDir = RUN_DIR, as_json: Json = False) -> None:
+    """Start a swarm, and end it again with Ctrl-C unless detached.
+
+    Example: swarmline up examples/https.toml --detach
+    """
+    config = preflight.config(file)
+    preflight.rights()
+    pages = preflight.machine(config)
+    say: Callable[[str], None] = (lambda text: None) if as_json else (lambda text: print(text, flush=True))
+    holder_client.start(run_dir)       # raises AlreadyRunning before anything is changed
+    try:
+        _reserve(run_dir, pages, say)
+        _start_manager(run_dir, file)
+        _wait_until_up(run_dir, say)
+    except BaseException:
+        _take_down(run_dir)
+        raise
+    if as_json:
+        print_json(call(run_dir, "GET", "/v1/status"))
+    if not detach:
+        _stay(run_dir, say)
+
+
+def _reserve(run_dir: Path, pages: int, say: Callable[[str], None]) -> None:
+    """Hugepages for the edges if the kernel has them; else the edges are made of small pages, which is slower."""
+    try:
+        reservation = hugepages.reserve(pages)
+    except SwarmlineError as error:
+        say(f"warning: {error.explain()}; going on with 4 KiB pages")
+        return
+    if reservation:
+        with HolderClient(run_dir) as holder:
+            holder.blob_put(keys.HUGEPAGES, {"before": reservation.before, "after": reservation.after})
+
+
+def _start_manager(run_dir: Path, file: Path) -> None:
+    (run_dir / "log").mkdir(mode=0o700, exist_ok=True)
+    argv = [sys.executable, "-P", "-m", "pipeline.daemon", f"--run-dir={run_dir}", f"--config={file.absolute()}"]
+    with HolderClient(run_dir) as holder:
+        holder.manager_start(argv, run_dir / "log" / "manager.log")
+
+
+def _wait_until_up(run_dir: Path, say: Callable[[str], None]) -> None:
+    """Shows progress. Raises what the manager gave up with."""
+    shown, deadline = 0, time.monotonic() + UP_TIMEOUT
+    with HolderClient(run_dir) as holder:
+        while time.monotonic() < deadline:
+            if (failure := holder.blob_get(keys.MANAGER_ERROR)) is not None:
+                raise RefusedError(failure["error"], failure["hint"], failure["exit_code"])
+            if holder.hello().manager.state not in ("running", "waiting"):
+                raise ApiError("the manager ended", hint=f"its log is {run_dir}/log/manager.log")
+            try:
+                for event in call(run_dir, "GET", f"/v1/events?since={shown}")["events"]:
+                    shown = event["number"]
+                    say(f"  {event['text']}")
+                    if event["kind"] == "up":
+                        return
+            except NotRunning:
+                pass        # its socket comes a moment after the process
+            time.sleep(0.02)
+    raise ApiError(f"the swarm is not up after {UP_TIMEOUT:g} s", hint=f"its log is {run_dir}/log/manager.log")
+
+
+def _stay(run_dir: Path, say: Callable[[str], None]) -> None:
+    say("running; Ctrl-C ends it")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        while processes.find(run_dir):
+            time.sleep(0.5)
+    except KeyboardInterrupt:
+        say("going down")
+        _take_down(run_dir)
+
+
+def down(run_dir: RunDir = RUN_DIR, as_json: Json = False) -> None:
+    """End the swarm and leave nothing behind, also after a crash of any part of it.
+
+    Example: swarmline down
+    """
+    preflight.rights()
+    there = run_dir.exists() or bool(processes.find(run_dir))
+    killed = _take_down(run_dir)
+    if not there:
+        raise NotRunning(f"no swarm runs in {run_dir}")
+    if as_json:
+        print_json({"killed": killed})
+    else:
+        print("down")
+
+
+def _take_down(run_dir: Path) -> list[int]:
+    """First as the manager would, then whatever is left by force."""
+    try:
+        call(run_dir, "POST", "/v1/down", {})
+    except SwarmlineError:
+        pass        # no manager, or it failed at it: the rest does it all
+    kept = _kept_pages(run_dir)
+    try:
+        with HolderClient(run_dir) as holder:
+            holder.shutdown()
+    except HolderError:
+        pass
+    killed = [process.pid for process in processes.kill_all(run_dir)]
+    umount_pins(run_dir)
+    processes.clean_up(run_dir)
+    if kept:
+        hugepages.restore(hugepages.Reservation(kept["before"], kept["after"]))
+    return killed
+
+
+def _kept_pages(run_dir: Path) -> dict[str, Any] | None:
+    """What `up` added to the pool of hugepages; from the holder, or from its file if it is dead."""
+    try:
+        with HolderClient(run_dir) as holder:
+            value = holder.blob_get(keys.HUGEPAGES)
+    except HolderError:
+        value = _saved_notes(run_dir).get(keys.HUGEPAGES)
+    return value if isinstance(value, dict) else None
+
+
+def _saved_notes(run_dir: Path) -> dict[str, Any]:
+    """The holder's notes as it last wrote them, for the case that it is dead."""
+    try:
+        return dict(json.loads((run_dir / "state.json").read_text()))
+    except (OSError, ValueError):
+        return {}
+
+
+def register(cli: typer.Typer) -> None:
+    cli.command()(up)
+    cli.command()(down)
+
+

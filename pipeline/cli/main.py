@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`swarmline`: the command."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from pipeline.cli import doctor, life, operate, show
+from pipeline.cli.client import RefusedError
+from pipeline.errors import SwarmlineError
+
+cli = typer.Typer(
+    name="swarmline", no_args_is_help=True, add_completion=False, rich_markup_mode=None,
+    help="Runs a server's protocol stack as a swarm of VMs, one protocol layer per VM.")
+for group in (life, show, operate, doctor):
+    group.register(cli)
+
+
+def app() -> None:
+    """Runs a command. An error of ours is one line on standard error, and its exit status."""
+    try:
+        cli()
+    except SwarmlineError as error:
+        print(f"swarmline: {error.explain()}", file=sys.stderr)
+        sys.exit(error.code if isinstance(error, RefusedError) else error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+RUN_DIR = Path("/run/swarmline")
+
+RunDir = Annotated[Path, typer.Option("--run-dir", help="Run-time folder of the swarm.", envvar="SWARMLINE_RUN_DIR")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def print_json(value: Any) -> None:
+    """For machines."""
+    print(json.dumps(value, indent=2))

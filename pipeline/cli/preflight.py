@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can be known before anything is started: each problem is one clear error, with how to mend it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+from pipeline.errors import ConfigError, HostError, NamespaceError
+from pipeline.host import namespaces
+from pipeline.host.edges import pages_needed
+from pipeline.host.nic import nic_facts
+from pipeline.policy.config import Config, parse_config
+from pipeline.policy.model import Edge
+
+TUN = Path("/dev/net/tun")
+
+
+def config(file: Path) -> Config:
+    """The config file, read and checked, and the files that it names."""
+    try:
+        text = file.read_text()
+    except OSError as error:
+        raise ConfigError(f"cannot read it: {error.strerror}", file=str(file)) from error
+    value = parse_config(text, str(file.absolute()))
+    named = [(str(p), "layer.tls.certificates") for c in value.tls.certificates for p in (c.cert, c.key)]
+    if value.app.root and not Path(str(value.app.root)).is_dir():
+        raise ConfigError(f"{value.app.root} is not a folder", file=str(file), key="layer.app.root")
+    for path, key in named:
+        if not os.access(path, os.R_OK):
+            raise ConfigError(f"cannot read {path}", file=str(file), key=key)
+    return value
+
+
+def rights() -> None:
+    """Namespaces, BPF and raw packets need the superuser."""
+    if os.geteuid() != 0:
+        raise HostError("this needs root", hint="run it with sudo")
+
+
+def machine(value: Config) -> int:
+    """The interface, its namespace, TUN, AF_XDP. Returns how many hugepages the edges want."""
+    nic = nic_facts(value.nic.netns, value.nic.interface)
+    if not nic.up:
+        raise NamespaceError(f"interface {nic.name} is down", hint=f"`ip link set {nic.name} up`")
+    if nic.native_xdp is False:
+        raise NamespaceError(f"the driver of {nic.name} has no native XDP",
+                             hint="use an interface whose driver has it; veth, virtio_net, ice, mlx5 and others do")
+    if not TUN.exists():
+        raise HostError(f"{TUN} is missing", hint="`modprobe tun`")
+    _ports_free(value)
+    caps = {layer.id: layer.max for layer in value.layers}
+    edges = {Edge(f, b, caps[f], caps[b]) for s in value.services for f, b in s.chain.pairs()}
+    return sum(pages_needed(edge) for edge in edges)
+
+
+def _ports_free(value: Config) -> None:
+    """A service's address must not be in use by the host itself: its own sockets would never be asked again."""
+    def try_all() -> None:
+        for service in value.services:
+            for address in service.addresses:
+                family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+                with socket.socket(family, socket.SOCK_STREAM) as sock:
+                    try:
+                        sock.bind((str(address), service.port))
+                    except OSError as error:
+                        if error.errno == 98:       # EADDRINUSE; any other: the host does not have the address, as it should be
+                            raise HostError(f"port {service.port} of {address} (service {service.name}) is in use on this host",
+                                            hint="stop the server that listens there, or take another address") from None
+
+    namespaces.run_in(value.nic.netns, try_all)

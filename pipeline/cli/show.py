@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Commands that show a running swarm."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+import typer
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.cli.client import call
+from pipeline.cli.options import RUN_DIR, Json, RunDir, print_json
+
+
+def status(run_dir: RunDir = RUN_DIR, as_json: Json = False) -> None:
+    """Show instances, edges, services and the RoutingTable.
+
+    Example: swarmline status --json
+    """
+    value = call(run_dir, "GET", "/v1/status")
+    if as_json:
+        print_json(value)
+        return
+    console = Console()
+    for table in tables(value):
+        console.print(table)
+
+
+def events(run_dir: RunDir = RUN_DIR, as_json: Json = False,
+           follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for more.")] = False) -> None:
+    """Show what happened, and why."""
+    last = 0
+    while True:
+        for event in call(run_dir, "GET", f"/v1/events?since={last}")["events"]:
+            last = event["number"]
+            if as_json:
+                print_json(event)
+            else:
+                print(time.strftime("%H:%M:%S", time.localtime(event["time"])), event["kind"].ljust(18), event["text"])
+        if not follow:
+            return
+        time.sleep(0.5)
+
+
+def tables(value: dict[str, Any]) -> list[Table]:
+    """A status for people."""
+    return [instances_table(value), routing_table(value), services_table(value)]
+
+
+def instances_table(value: dict[str, Any]) -> Table:
+    """Each layer's and instance's share of the work."""
+    table = Table(title=f"swarm {value['swarm']['name']}", title_justify="left", box=SIMPLE, pad_edge=False)
+    for name, justify in (("vm", "right"), ("layer", "left"), ("state", "left"), ("pid", "right"),
+                          ("requests", "right"), ("in", "right"), ("out", "right"), ("load", "right"), ("queue", "right"),
+                          ("flows", "right"), ("busy", "right")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    order = ["tcp", "tls", "http", "app"]
+    for i in sorted(value["instances"], key=lambda i: (order.index(i["layers"][0]), i["vm_id"])):
+        table.add_row(str(i["vm_id"]), "+".join(i["layers"]), i["state"], str(i["pid"]), str(i["requests"]),
+                      size(i["bytes_in"]), size(i["bytes_out"]), f"{i['load'] / 10:.0f} %", str(i["queue_depth"]),
+                      str(i["active_flows"]), f"{i['busy_ns'] / 1e6:.0f} ms")
+    return table
+
+
+def routing_table(value: dict[str, Any]) -> Table:
+    """Who gets new flows, the best first."""
+    table = Table(title=f"RoutingTable, epoch {value['routing_table']['epoch']}", title_justify="left", box=SIMPLE, pad_edge=False)
+    table.add_column("protocol_layer")
+    table.add_column("vm_ids by load and hardware affinity (weight)")
+    for layer, routes in value["routing_table"]["layers"].items():
+        table.add_row(layer, "  ".join(f"{r['vm_id']} ({r['weight'] if r['weight'] else r['state']})" for r in routes))
+    return table
+
+
+def services_table(value: dict[str, Any]) -> Table:
+    """Services and their chains."""
+    table = Table(title="services", title_justify="left", box=SIMPLE, pad_edge=False)
+    for name in ("name", "addresses", "port", "chain"):
+        table.add_column(name)
+    for s in value["services"]:
+        table.add_row(s["name"], ", ".join(s["addresses"]), f"{s['protocol']}/{s['port']}", " → ".join(s["chain"]))
+    return table
+
+
+def size(count: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return ""
+
+
+def register(cli: typer.Typer) -> None:
+    cli.command()(status)
+    cli.command()(events)

@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Swarm Manager: observes, plans, acts, and is never in a request's way.
+
+One loop: read what the instances report, note it in the actual swarm, let the plan say what is to be done now, have the actor do it.
+The first start, scaling, draining, a crash and the adoption of a running swarm are all this one loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from pipeline.actor import Actor
+from pipeline.errors import InstanceError, LaunchError, PlanError, SwarmlineError
+from pipeline.host.control import Report, TraceEvent
+from pipeline.host.processes import log_tail
+from pipeline.policy import plan
+from pipeline.policy.config import Config
+from pipeline.policy.model import Instance, LayerId, Swarm, VmState
+
+TURN = 0.2                 # seconds between two looks if nothing rings
+HEARTBEAT_TIMEOUT = 3.0    # seconds of silence after which an instance is given up
+DRAIN_GRACE = 0.5          # seconds in which frames that were under way to a draining instance may still open flows
+RETRY = 1.0                # seconds after an action failed
+EVENTS_KEPT = 1000
+TRACES_KEPT = 8192
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened, and why: for people and for `swarmline events`."""
+
+    number: int
+    time: float            # seconds since the epoch
+    kind: str
+    text: str
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+class Manager:
+    """The control plane of one swarm."""
+
+    def __init__(self, run_dir: Path, config: Config) -> None:
+        self.run_dir = run_dir
+        self.config = config
+        self.intent = plan.Intent(config.services, config.layers, config.nic.interface, config.drain_timeout)
+        self.actual = Swarm()
+        self.reports: dict[int, Report] = {}
+        self.events: deque[Event] = deque(maxlen=EVENTS_KEPT)
+        self.traces: deque[TraceEvent] = deque(maxlen=TRACES_KEPT)
+        self.complete = False              # every layer was active once: from now on failures are lived with
+        self.ended = asyncio.Event()
+        self._numbers = itertools.count(1)
+        self._wake = asyncio.Event()
+        self._dead: set[int] = set()
+        self._drained_at: dict[int, float] = {}
+        self._router_died = False
+        self._retry_at = 0.0
+        self._lock = asyncio.Lock()        # one plan is carried out at a time
+        self.actor = Actor(run_dir, config, self._wake.set, self._instance_ended, self._router_ended)
+
+    # ---- the loop
+
+    async def run(self) -> None:
+        """Until ``ended`` is set. Raises SwarmlineError if the swarm can not be brought up."""
+        self.actor.open()
+        try:
+            if (former := self.actor.recall()) is not None:
+                self.note("adopted", f"took over {len(former.instances)} instances of a former manager")
+                self.actual, self.complete = former, True
+                await self.actor.adopt(former)
+            while not self.ended.is_set():
+                await self._turn()
+                self._wake.clear()
+                await self._sleep()
+        finally:
+            self.actor.close()
+
+    async def _sleep(self) -> None:
+        waits = [asyncio.create_task(self._wake.wait()), asyncio.create_task(self.ended.wait())]
+        await asyncio.wait(waits, timeout=TURN, return_when=asyncio.FIRST_COMPLETED)
+        for task in waits:
+            task.cancel()
+
+    async def _turn(self) -> None:
+        async with self._lock:
+            if self.ended.is_set():
+                return
+            await self._revive_router()
+            self._observe()
+            if time.monotonic() >= self._retry_at:
+                await self._reconcile()
+        self._check_complete()
+
+    async def _reconcile(self) -> None:
+        try:
+            wanted = plan.desired(self.actual, self.intent, time.monotonic())
+            actions = plan.diff(self.actual, wanted, force=self.intent.force)
+            if not actions:
+                return
+            await self._perform(actions, wanted)
+            self.intent = replace(self.intent, force=False)
+        except SwarmlineError as error:
+            if not self.complete:
+                raise
+            self.note("failed", error.explain())
+            self._retry_at = time.monotonic() + RETRY
+        self.actor.remember(self.actual)
+
+    async def _perform(self, actions: Sequence[plan.Action], wanted: Swarm) -> None:
+        """In order; instances that start or stop next to each other do so at the same time."""
+        for together, group in itertools.groupby(actions, key=_parallel):
+            if together is None:
+                for action in group:
+                    await self._do(action, wanted)
+            else:
+                await _all(self._do(action, wanted) for action in group)
+
+    async def _do(self, action: plan.Action, wanted: Swarm) -> None:
+        self.note(_kind(action), str(action))
+        if isinstance(action, plan.StartInstance):
+            # a place is taken before the instance is there, so that nobody else is given it meanwhile
+            self.actual = plan.advance(self.actual, action)
+            try:
+                await self.actor.perform(action, wanted)
+            except LaunchError:
+                self._fail(action.instance.vm_id)
+                raise
+            return
+        await self.actor.perform(action, wanted)
+        self.actual = plan.advance(self.actual, action)
+        if isinstance(action, plan.DrainInstance):
+            self._drained_at[action.instance.vm_id] = time.monotonic()
+        if isinstance(action, plan.StopInstance):
+            self._forget(action.instance.vm_id)
+
+    def _forget(self, vm_id: int) -> None:
+        self._drained_at.pop(vm_id, None)
+        self._dead.discard(vm_id)
+        self.reports.pop(vm_id, None)
+        self.intent = replace(self.intent, drain=self.intent.drain - {vm_id})
+
+    # ---- what is
+
+    def _observe(self) -> None:
+        self.reports.update(self.actor.reports())
+        for instance in self.actual.instances:
+            self._observe_instance(instance, self.reports.get(instance.vm_id))
+        for member in self.actor.members.values():
+            self.traces.extend(member.control.trace_events())
+
+    def _observe_instance(self, instance: Instance, report: Report | None) -> None:
+        if not instance.live:
+            return
+        member = self.actor.members.get(instance.vm_id)
+        pid = member.running.pid if member and member.running else instance.pid
+        if report is not None:
+            instance = replace(instance, pid=pid, status=self._settled(instance, report).status)
+            self.actual = self.actual.with_instance(instance)
+            for slot, epoch in zip(instance.slots, report.routes_seen, strict=False):
+                self.actual = plan.acknowledge(self.actual, slot.edge, instance.vm_id, epoch)
+        if instance.vm_id in self._dead or (report and report.status.state is VmState.FAILED):
+            self._instance_failed(instance, report, "ended")
+        elif report and instance.state is VmState.BOOTING and report.status.state is VmState.READY:
+            self.actual = self.actual.with_instance(instance.to(VmState.READY))
+            self.note("ready", f"{instance} is ready", vm_id=instance.vm_id)
+        elif report and time.monotonic() - report.status.heartbeat_ns / 1e9 > HEARTBEAT_TIMEOUT:
+            self._instance_failed(instance, report, f"gave no heartbeat for {HEARTBEAT_TIMEOUT:g} s")
+
+    def _settled(self, instance: Instance, report: Report) -> Report:
+        """A draining instance counts as drained only after what was under way to it has arrived."""
+        young = time.monotonic() - self._drained_at.get(instance.vm_id, 0.0) < DRAIN_GRACE
+        if instance.state is VmState.DRAINING and young:
+            return replace(report, status=replace(report.status, state=VmState.ACTIVE))
+        return report
+
+    def _instance_failed(self, instance: Instance, report: Report | None, how: str) -> None:
+        self._fail(instance.vm_id)
+        words = report.text if report and report.text else "; ".join(
+            log_tail(self.run_dir / "log" / f"instance-{instance.vm_id}.log", 1))
+        self.note("instance-failed", f"{instance} {how}{': ' if words else ''}{words}", vm_id=instance.vm_id)
+        if not self.complete:
+            raise InstanceError(f"{instance} {how} while the swarm was coming up{': ' if words else ''}{words}",
+                                vm_id=instance.vm_id, hint=f"its log: {self.run_dir}/log/instance-{instance.vm_id}.log")
+
+    def _fail(self, vm_id: int) -> None:
+        instance = self.actual.instance(vm_id)
+        if instance is not None and instance.live:
+            self.actual = self.actual.with_instance(instance.to(VmState.FAILED))
+
+    def _instance_ended(self, vm_id: int) -> None:
+        self._dead.add(vm_id)
+        self._wake.set()
+
+    def _router_ended(self) -> None:
+        self._router_died = True
+        self._wake.set()
+
+    async def _revive_router(self) -> None:
+        if not self._router_died or time.monotonic() < self._retry_at:
+            return
+        self.note("router-failed", "the router ended; it is started again")
+        try:
+            await self.actor.restart_router()
+            self._router_died = False
+        except SwarmlineError as error:
+            if not self.complete:
+                raise
+            self.note("failed", error.explain())
+            self._retry_at = time.monotonic() + RETRY
+
+    def _check_complete(self) -> None:
+        if self.complete:
+            return
+        pools = [self.actual.pool(layer.id, VmState.ACTIVE) for layer in self.intent.layers]
+        if self.actual.classifier and all(len(p) >= la.instances for p, la in zip(pools, self.intent.layers, strict=True)):
+            self.complete = True
+            self.note("up", f"swarm {self.config.name} is up: {len(self.actual.instances)} instances")
+
+    # ---- what the operator wants
+
+    async def scale(self, layer: LayerId, instances: int) -> list[str]:
+        """Another number of instances. Returns what is done now; the rest follows by itself."""
+        return await self._want(replace(self.intent, layers=plan.scale(self.intent.layers, layer, instances)),
+                                f"scale {layer.label} to {instances}")
+
+    async def drain(self, vm_id: int, *, force: bool = False) -> list[str]:
+        """One instance finishes its flows and goes; another takes its place."""
+        instance = self.actual.instance(vm_id)
+        if instance is None or not instance.live:
+            known = ", ".join(str(i.vm_id) for i in self.actual.instances) or "none"
+            raise PlanError(f"there is no instance {vm_id}", hint=f"instances are: {known}")
+        return await self._want(replace(self.intent, drain=self.intent.drain | {vm_id}, force=force), f"drain {instance}")
+
+    async def _want(self, intent: plan.Intent, why: str) -> list[str]:
+        """Takes the intent over if it can be planned from where the swarm is."""
+        async with self._lock:
+            now = time.monotonic()
+            actions = plan.diff(self.actual, plan.desired(self.actual, intent, now), force=intent.force)
+            self.note("asked", why)
+            self.intent = intent
+        self._wake.set()
+        return [str(action) for action in actions]
+
+    async def down(self) -> None:
+        """Ends all that runs: the classifier first, then instances from the front, the router, the edges."""
+        async with self._lock:
+            self.note("down", "the swarm is taken down")
+            empty = Swarm(routing=self.actual.routing)
+            actions = plan.diff(self.actual, empty, force=True)
+            try:
+                await self._perform(actions, empty)
+            finally:
+                self.ended.set()
+
+    def note(self, kind: str, text: str, **fields: Any) -> None:
+        """Logs an event and keeps it for `events`."""
+        self.events.append(Event(next(self._numbers), time.time(), kind, text, fields))
+        log.info(text, kind=kind, **fields)
+
+    def trace(self, every: int) -> None:
+        """Has one request in so many traced; 0: none. Forgets former traces."""
+        self.traces.clear()
+        self.actor.trace_every_set(every)
+
+
+def _parallel(action: plan.Action) -> str | None:
+    return _kind(action) if isinstance(action, plan.StartInstance | plan.StopInstance) else None
+
+
+def _kind(action: plan.Action) -> str:
+    """create-edge for CreateEdge"""
+    return "".join("-" * (n > 0) + c.lower() if c.isupper() else c for n, c in enumerate(type(action).__name__))
+
+
+async def _all(steps: Any) -> None:
+    """Every step is taken to its end; then the first failure, if any, is raised."""
+    results = await asyncio.gather(*steps, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result

@@ -16,19 +16,6 @@
 #include "cursor.h"
 #include "maps.h"
 
-enum {
-	ICMP_DEST_UNREACH = 3,
-	ICMP_SOURCE_QUENCH = 4,
-	ICMP_ECHO_REQUEST = 8,
-	ICMP_TIME_EXCEEDED = 11,
-	ICMP_PARAMETER_PROBLEM = 12,
-	ICMP6_DEST_UNREACH = 1,
-	ICMP6_PARAMETER_PROBLEM = 4,   /* between them: packet too big, time exceeded */
-	ICMP6_ECHO_REQUEST = 128,
-	ICMP6_NEIGHBOUR_SOLICITATION = 135,
-	ICMP6_NEIGHBOUR_ADVERTISEMENT = 136,
-};
-
 /* A verdict is the place of its counter */
 #define VERDICT(name) (__builtin_offsetof(struct sl_counters, name) / sizeof(__u64))
 #define VERDICT_IS_PASS(v) ((v) < VERDICT(drop_malformed))

@@ -128,6 +128,19 @@ struct arp_packet {
 	__u8 target_ip[4];
 };
 
+enum {
+	ICMP_DEST_UNREACH = 3,
+	ICMP_SOURCE_QUENCH = 4,
+	ICMP_ECHO_REQUEST = 8,
+	ICMP_TIME_EXCEEDED = 11,
+	ICMP_PARAMETER_PROBLEM = 12,
+	ICMP6_DEST_UNREACH = 1,
+	ICMP6_PARAMETER_PROBLEM = 4,   /* between them: packet too big, time exceeded */
+	ICMP6_ECHO_REQUEST = 128,
+	ICMP6_NEIGHBOUR_SOLICITATION = 135,
+	ICMP6_NEIGHBOUR_ADVERTISEMENT = 136,
+};
+
 /* The first 8 bytes of ICMP and of ICMPv6. The kernel's own header for it includes <sys/socket.h>, which -target bpf
  * can not read. */
 struct icmp_header {

@@ -14,6 +14,7 @@ import os
 import pickle
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 from pipeline.errors import HolderError, LaunchError, SwarmlineError
@@ -447,7 +448,5 @@ def _addresses(services: Iterable[Service]) -> list[IPAddress]:
     return sorted({a for s in services for a in s.addresses}, key=lambda a: (a.version, int(a)))
 
 
-def _everything(gateway: IPAddress) -> object:
-    from ipaddress import ip_network
-
-    return ip_network("0.0.0.0/0" if gateway.version == 4 else "::/0")
+def _everything(gateway: IPAddress) -> IPv4Network | IPv6Network:
+    return IPv4Network("0.0.0.0/0") if gateway.version == 4 else IPv6Network("::/0")

@@ -2,7 +2,7 @@
 /* What the classifier (XDP), the manager and the router share: the verdict in front of each frame, keys and values
  * of the BPF maps.
  *
- * The maps are pinned below SL's run-time folder in bpf/v<SL_ABI_VERSION>/, under these names:
+ * The maps are pinned below the run-time folder in bpf/v<SL_ABI_VERSION>/, under these names:
  *
  *   config    array[1]                 struct sl_config                             seed, epoch: of the swarm
  *   services  hash                     struct sl_service_key -> struct sl_service   what is ours

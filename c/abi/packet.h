@@ -9,6 +9,8 @@
  *   DATA ───────────▶  ◀─────────── DATA  bytes in order; on http-app the first from the back begins with struct sl_http_response
  *   DATA|FIN ───────▶  ◀─────── DATA|FIN  end of that direction; the flow ends when both have been sent
  *   WINDOW ─────────▶  ◀───────── WINDOW  the receiver has used up length bytes: the sender may send as many more
+ *   DRAIN ──────────▶                     the front wishes the flow to end soon; the back ends it when its protocol has a polite
+ *                                         moment for it (HTTP: after the running response)
  *   RESET ──────────▶  ◀────────── RESET  the flow is over at once, in both directions; status says why
  *
  * Each direction of a flow starts with a window of SL_FLOW_WINDOW bytes. Only DATA counts against it; OPEN does not. */
@@ -28,6 +30,7 @@ enum sl_op {
 	SL_OP_DATA = 2,
 	SL_OP_WINDOW = 3,
 	SL_OP_RESET = 4,
+	SL_OP_DRAIN = 5,
 };
 
 enum sl_packet_flag {

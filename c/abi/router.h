@@ -39,11 +39,11 @@ enum {
 /* type of a request: the fields that it uses; its errors besides -EINVAL */
 enum sl_rtr_type {
 	SL_RTR_PING = 1,        /* none; the reply is filled for every type */
-	SL_RTR_PORT_ADD = 2,    /* vm_id, vips, one tap fd (IFF_TAP | IFF_NO_PI, no vnet header); replaces the port of vm_id */
+	SL_RTR_PORT_ADD = 2,    /* vm_id, vips, a tap's fd (IFF_TAP | IFF_NO_PI, no vnet header); replaces the port */
 	SL_RTR_PORT_DEL = 3,    /* vm_id; -ENOENT: it has no port */
 	SL_RTR_VIP_ADD = 4,     /* slot, addr; replaces the slot's address. -EEXIST: another slot has this address */
 	SL_RTR_VIP_DEL = 5,     /* slot; -ENOENT: it is empty */
-	SL_RTR_NET_ADD = 6,     /* addr, prefix_len, gateway (all zero: on-link); replaces the same prefix. -ENOSPC: SL_RTR_NET_MAX */
+	SL_RTR_NET_ADD = 6,     /* addr, prefix_len, gateway (all zero: on-link); replaces the same prefix. -ENOSPC */
 	SL_RTR_NET_CLEAR = 7,   /* none; forgets all routes */
 };
 
@@ -107,7 +107,7 @@ enum sl_rtr_counter {
 	SL_RTR_DROP_MALFORMED = 17,       /* truncated, or lengths that contradict */
 	SL_RTR_DROP_TOO_BIG = 18,         /* longer than the NIC's MTU */
 	SL_RTR_DROP_SPOOFED = 19,         /* source is not a virtual IP of this instance */
-	SL_RTR_DROP_FORGED_ND = 20,       /* IPv6 hop limit 255: only neighbour discovery needs it, and an instance has none */
+	SL_RTR_DROP_FORGED_ND = 20,       /* IPv6 hop limit 255, which only neighbour discovery needs */
 	SL_RTR_DROP_NO_ROUTE = 21,        /* no network matches, or the destination is multicast */
 	SL_RTR_DROP_NEIGH_BUSY = 22,      /* too many neighbours being asked for, or too many frames waiting */
 	SL_RTR_DROP_UNRESOLVED = 23,      /* the neighbour did not answer */
@@ -121,9 +121,9 @@ enum sl_rtr_counter {
 	/* the rest */
 	SL_RTR_PORT_LOST = 30,            /* ports closed because their tap vanished */
 	SL_RTR_BAD_REQUEST = 31,          /* control requests refused */
-	SL_RTR_NIC_DROPPED = 32,          /* the kernel's counts for the AF_XDP sockets: frame too long for its chunks, */
-	SL_RTR_NIC_RING_FULL = 33,        /* the router was too slow to take it, */
-	SL_RTR_NIC_FILL_EMPTY = 34,       /* no free chunk to receive into */
+	SL_RTR_NIC_DROPPED = 32,          /* the kernel's count at the AF_XDP sockets: frame too long */
+	SL_RTR_NIC_RING_FULL = 33,        /* the same: the router was too slow to take it */
+	SL_RTR_NIC_FILL_EMPTY = 34,       /* the same: no free chunk to receive into */
 	SL_RTR_COUNTER_NB = 35,
 	SL_RTR_COUNTER_CAP = 56,          /* room for more names without a new layout */
 };

@@ -110,7 +110,7 @@ struct sl_edge {
 	struct sl_list dead;              /* over in this turn: freed at its end */
 	struct sl_list pool;
 	uint8_t *scratch;                 /* big_len bytes: private copy of an OPEN's payload */
-	bool completions_due;
+	bool draining;                    /* front side: every flow is asked to end soon */
 };
 
 /* Maps fd and takes the seat. fd must be sealed against shrinking (or be a device's memory: sealed=false skips that check); it may be
@@ -128,6 +128,9 @@ void sl_edge_doorbell_set(struct sl_edge *e, uint16_t vm_id, int fd);
 
 /* The peer is gone: flows on it are over (SL_ERROR_PEER_GONE), its slots come back. Drops nothing if vm_id has no link. */
 void sl_edge_peer_gone(struct sl_edge *e, uint16_t vm_id);
+
+/* Asks the back to end all flows soon, those that are opened later too. Front side only. */
+void sl_edge_drain(struct sl_edge *e);
 
 /* Takes in up to SL_BURST entries of each link and all completions, and serves the flows that wait. Returns entries + completions. */
 uint32_t sl_edge_poll(struct sl_edge *e);

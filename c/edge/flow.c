@@ -17,7 +17,7 @@ enum {
 	ROOM_FOR_CONTROL = 8,                 /* entries of a ring that DATA and OPEN leave to WINDOW, FIN and RESET */
 };
 enum { FLOW_OPEN = 1, FLOW_DETACHED = 2, FLOW_OVER = 3 };
-enum { OWE_FIN = 1, OWE_WINDOW = 2, OWE_RESET = 4 };
+enum { OWE_FIN = 1, OWE_WINDOW = 2, OWE_RESET = 4, OWE_DRAIN = 8 };
 
 /* --- table and pool --- */
 
@@ -179,6 +179,11 @@ static bool owed_send(struct sl_flow *f)
 		f->rx_credit = 0;
 		f->owed &= (uint8_t)~OWE_WINDOW;
 	}
+	if (f->owed & OWE_DRAIN) {
+		if (entry_send(f, SL_OP_DRAIN, 0, 0, 0, NULL))
+			return false;
+		f->owed &= (uint8_t)~OWE_DRAIN;
+	}
 	if (f->owed & OWE_FIN) {
 		if (entry_send(f, SL_OP_DATA, SL_F_FIN, 0, 0, NULL))
 			return false;
@@ -255,6 +260,25 @@ void sl_flow_fin(struct sl_flow *f)
 	owe(f, OWE_FIN);
 }
 
+void sl_flow_drain(struct sl_flow *f)
+{
+	if (f->state != FLOW_OPEN || f->drained || f->edge->side != SL_FRONT)
+		return;
+	f->drained = true;
+	owe(f, OWE_DRAIN);
+}
+
+void sl_edge_drain(struct sl_edge *e)
+{
+	e->draining = true;
+	for (unsigned i = 0; i < e->nb_up; i++) {
+		struct sl_list *head = &e->up[i]->flows;
+
+		for (struct sl_list *node = head->next; node != head; node = node->next)
+			sl_flow_drain(sl_container_of(node, struct sl_flow, link_node));
+	}
+}
+
 void sl_flow_reset(struct sl_flow *f, enum sl_request_status status)
 {
 	if (f->state == FLOW_OVER)
@@ -308,6 +332,8 @@ int sl_flow_open(struct sl_edge *e, uint64_t request_id, const void *msg, uint32
 	memcpy(buf.data, msg, len);
 	entry_send(f, SL_OP_OPEN, flags & (SL_F_FIN | SL_F_TRACE), 0, len, &buf);   /* there is room */
 	*ret = f;
+	if (sl_unlikely(e->draining))
+		sl_flow_drain(f);
 	return 0;
 }
 
@@ -533,6 +559,10 @@ void sl_process_request(struct sl_link *l, const struct sl_request_packet *p)
 		break;
 	case SL_OP_WINDOW:
 		window_input(f, p);
+		break;
+	case SL_OP_DRAIN:
+		if (f->ops->drain && l->edge->side == SL_BACK)
+			f->ops->drain(f);
 		break;
 	default:   /* RESET: the ring checked the range */
 		over(f, p->status < SL_ERROR ? SL_ERROR : (enum sl_request_status)p->status);

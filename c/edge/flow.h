@@ -48,6 +48,9 @@ struct sl_flow_ops {
 	void (*writable)(struct sl_flow *f);
 	/* status SL_COMPLETED: both sides finished. Otherwise why; f->unseen tells whether the peer ever took the OPEN. */
 	void (*over)(struct sl_flow *f, enum sl_request_status status);
+	/* The front wishes the flow to end soon (only on the back side): end it at the next moment that is polite in your protocol, or hand
+	 * the wish on with sl_flow_drain. NULL: the wish is ignored. */
+	void (*drain)(struct sl_flow *f);
 };
 
 struct sl_flow {
@@ -73,6 +76,7 @@ struct sl_flow {
 	uint8_t owed;          /* control entries that wait for ring space */
 	uint8_t reset_status;
 	bool blocked;          /* a reserve gave 0: writable() is due */
+	bool drained;          /* the wish to end was sent */
 	bool fin_due;          /* fin() is to be called once the backlog is empty */
 	bool in_data;
 	uint8_t *backlog;      /* bytes not taken: backlog[backlog_pos ... backlog_len) */
@@ -104,6 +108,9 @@ void sl_flow_fin(struct sl_flow *f);
 
 /* Ends the flow at once in both directions. Never fails. */
 void sl_flow_reset(struct sl_flow *f, enum sl_request_status status);
+
+/* Tells the back that this flow should end soon. Front side only; nothing happens if it ended already. Twice is once. */
+void sl_flow_drain(struct sl_flow *f);
 
 /* Shows the bytes again that data() did not take, and calls fin() if it was waiting behind them. */
 void sl_flow_resume(struct sl_flow *f);

@@ -147,7 +147,7 @@ static enum sl_counter packet_check(const struct sl_link *l, const struct sl_req
 	const struct sl_edge *e = l->edge;
 	bool has_data = (p->op == SL_OP_DATA || p->op == SL_OP_OPEN) && p->length;
 
-	if (p->op < SL_OP_OPEN || p->op > SL_OP_RESET || (p->flags & ~FLAGS_KNOWN) || p->status > SL_ERROR_CLIENT)
+	if (p->op < SL_OP_OPEN || p->op > SL_OP_DRAIN || (p->flags & ~FLAGS_KNOWN) || p->status > SL_ERROR_CLIENT)
 		return SL_CNT_BAD_OP;
 	if (p->protocol_layer != e->layer || p->next_vm_id != e->vm_id)
 		return SL_CNT_BAD_LAYER;

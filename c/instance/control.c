@@ -194,6 +194,9 @@ static void command(struct sl_runner *r)
 			break;
 		r->inst.draining = true;
 		sl_state_set(r, SL_VM_DRAINING);
+		for (unsigned i = 0; i < r->nb_edges; i++)
+			if (r->edges[i]->side == SL_FRONT)
+				sl_edge_drain(r->edges[i]);
 		if (r->inst.layer->drain)
 			r->inst.layer->drain(&r->inst);
 		break;

@@ -133,7 +133,7 @@ static int caps_drop(void)
 /* What the loop, the edges, the C library's allocator and its exit need */
 static const int base_syscalls[] = {
 	SCMP_SYS(read), SCMP_SYS(write), SCMP_SYS(close), SCMP_SYS(recvmsg), SCMP_SYS(epoll_wait), SCMP_SYS(epoll_ctl),
-	SCMP_SYS(epoll_pwait), SCMP_SYS(poll), SCMP_SYS(clock_gettime), SCMP_SYS(munmap), SCMP_SYS(mremap), SCMP_SYS(madvise), SCMP_SYS(brk),
+	SCMP_SYS(epoll_pwait), SCMP_SYS(poll), SCMP_SYS(clock_gettime), SCMP_SYS(munmap), SCMP_SYS(mremap), SCMP_SYS(brk),
 	SCMP_SYS(getpid), SCMP_SYS(getrandom), SCMP_SYS(futex), SCMP_SYS(exit), SCMP_SYS(exit_group), SCMP_SYS(rt_sigreturn),
 	SCMP_SYS(rt_sigprocmask), SCMP_SYS(restart_syscall), -1,
 };
@@ -162,6 +162,9 @@ static int syscalls_close(const int *extra)
 	/* memory may be had, but never memory that can be executed */
 	err = err ? err : seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1, SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
 	err = err ? err : seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(mprotect), 1, SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
+	/* what an allocator gives back; MADV_REMOVE would punch holes into an edge that others have mapped */
+	err = err ? err : seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(madvise), 1, SCMP_A2(SCMP_CMP_EQ, MADV_DONTNEED));
+	err = err ? err : seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(madvise), 1, SCMP_A2(SCMP_CMP_EQ, MADV_FREE));
 	err = err ? err : seccomp_load(f);
 	seccomp_release(f);
 	return err;

@@ -20,7 +20,7 @@ int sl_event_add(int epoll_fd, int fd, enum sl_event_kind kind, uint32_t index)
 	return epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &ev) ? -errno : 0;
 }
 
-/* ---- requests ------------------------------------------------------------------------------------------------------- */
+/* ---- requests ---------------------------------------------------------------------------------------------------- */
 
 /* A later version may give meaning to a field that is unused today: refuse it now, so that nobody relies on its being
  * ignored. */
@@ -85,8 +85,7 @@ void sl_control_port_del(struct sl_router *r, uint16_t vm_id)
 
 	if (!port)
 		return;
-	/* the manager may hold another descriptor of the same tap: closing ours alone would leave it in the epoll
-	 * set */
+	/* the manager holds another descriptor of the same tap: closing ours alone would leave it in the epoll set */
 	epoll_ctl(r->epoll_fd, EPOLL_CTL_DEL, port->fd, NULL);
 	sl_port_close(port);
 	r->vm[vm_id] = NULL;
@@ -147,7 +146,7 @@ static struct sl_rtr_reply reply_make(const struct sl_router *r, const struct sl
 	return a;
 }
 
-/* ---- connections ---------------------------------------------------------------------------------------------------- */
+/* ---- connections ------------------------------------------------------------------------------------------------- */
 
 static void conn_close(struct sl_control *c, uint32_t conn)
 {
@@ -180,7 +179,9 @@ static bool request_read(struct sl_control *c, uint32_t conn)
 	} cbuf;
 	struct sl_rtr_request q = { 0 };
 	struct iovec iov = { &q, sizeof(q) };
-	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = cbuf.room, .msg_controllen = sizeof(cbuf.room) };
+	struct msghdr msg = {
+		.msg_iov = &iov, .msg_iovlen = 1, .msg_control = cbuf.room, .msg_controllen = sizeof(cbuf.room),
+	};
 	ssize_t len = recvmsg(c->conn[conn], &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 	int fds[FDS_MAX], status = -EINVAL;
 	struct sl_rtr_reply a;

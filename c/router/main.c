@@ -61,11 +61,12 @@ __attribute__((format(printf, 2, 3))) static void say(const char *level, const c
 		return;
 }
 
-/* ---- start ---------------------------------------------------------------------------------------------------------- */
+/* ---- start ------------------------------------------------------------------------------------------------------- */
 
 static int usage(void)
 {
-	fputs("usage: swarmline-router --run-dir=DIR --ifname=NAME --queues=N --xskmap=PIN --counters-fd=N [--uid=N] [--gid=N]\n", stderr);
+	fputs("usage: swarmline-router --run-dir=DIR --ifname=NAME --queues=N --xskmap=PIN --counters-fd=N "
+	      "[--uid=N] [--gid=N]\n", stderr);
 	return -EINVAL;
 }
 
@@ -85,8 +86,9 @@ static int number_parse(const char *text, uint32_t max, uint32_t *ret)
 static int options_parse(struct options *o, int argc, char **argv)
 {
 	static const struct option longs[] = {
-		{ "run-dir", 1, NULL, 'r' }, { "ifname", 1, NULL, 'i' }, { "queues", 1, NULL, 'q' }, { "xskmap", 1, NULL, 'x' },
-		{ "counters-fd", 1, NULL, 'c' }, { "uid", 1, NULL, 'u' }, { "gid", 1, NULL, 'g' }, { 0 },
+		{ "run-dir", 1, NULL, 'r' }, { "ifname", 1, NULL, 'i' }, { "queues", 1, NULL, 'q' },
+		{ "xskmap", 1, NULL, 'x' }, { "counters-fd", 1, NULL, 'c' }, { "uid", 1, NULL, 'u' },
+		{ "gid", 1, NULL, 'g' }, { 0 },
 	};
 	uint32_t fd = UINT32_MAX;
 	int opt, err = 0;
@@ -172,7 +174,8 @@ static int nics_open(struct sl_router *r, const struct options *o)
 
 	conf.xskmap_fd = bpf_obj_get(o->xskmap);
 	if (conf.xskmap_fd < 0) {
-		say("error", "event=start xskmap=%s error=\"%s\" hint=\"load the classifier first\"", o->xskmap, strerror(errno));
+		say("error", "event=start xskmap=%s error=\"%s\" hint=\"load the classifier first\"", o->xskmap,
+		    strerror(errno));
 		return -errno;
 	}
 	for (conf.queue = 0; !err && conf.queue < o->queues; conf.queue++) {
@@ -180,8 +183,8 @@ static int nics_open(struct sl_router *r, const struct options *o)
 		if (!err)
 			err = sl_event_add(r->epoll_fd, r->nic[conf.queue]->fd, SL_EVENT_NIC, conf.queue);
 		if (err)
-			say("error", "event=start ifname=%s queue=%u mtu=%u error=\"%s\" hint=\"%s\"", o->ifname, conf.queue, r->mtu,
-			    strerror(-err), nic_hint(err));
+			say("error", "event=start ifname=%s queue=%u mtu=%u error=\"%s\" hint=\"%s\"", o->ifname,
+			    conf.queue, r->mtu, strerror(-err), nic_hint(err));
 	}
 	r->nb_nic = (uint16_t)o->queues;
 	close(conf.xskmap_fd);
@@ -220,21 +223,23 @@ static int start(struct loop *l, const struct options *o)
 	r->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	if (r->epoll_fd < 0 || getrandom(seed, sizeof(seed), 0) != sizeof(seed))
 		return step("begin", -errno);
-	if (step("counters", counters_open(r, o->counters_fd)) || step("interface", link_open(r, o->ifname)) || nics_open(r, o) ||
-	    step("signals", signals_open(r)))
+	if (step("counters", counters_open(r, o->counters_fd)) || step("interface", link_open(r, o->ifname)) ||
+	    nics_open(r, o) || step("signals", signals_open(r)))
 		return -1;
 	l->stats_base = (struct sl_xsk_stats){
-		r->count.total[SL_RTR_NIC_DROPPED], r->count.total[SL_RTR_NIC_RING_FULL], r->count.total[SL_RTR_NIC_FILL_EMPTY],
+		r->count.total[SL_RTR_NIC_DROPPED], r->count.total[SL_RTR_NIC_RING_FULL],
+		r->count.total[SL_RTR_NIC_FILL_EMPTY],
 	};
 	sl_neighs_init(&r->neighs, &r->net, r->nic[0], &r->count, r->mac, seed);
 	snprintf(path, sizeof(path), "%s/router.sock", o->run_dir);
-	if (step("control", sl_control_open(&l->control, r, path)) || step("privileges", sl_privileges_drop(o->uid, o->gid)))
+	if (step("control", sl_control_open(&l->control, r, path)) ||
+	    step("privileges", sl_privileges_drop(o->uid, o->gid)))
 		return -1;
 	say("info", "event=ready ifname=%s queues=%u mtu=%u uid=%u", o->ifname, o->queues, r->mtu, o->uid);
 	return 0;
 }
 
-/* ---- loop ----------------------------------------------------------------------------------------------------------- */
+/* ---- loop -------------------------------------------------------------------------------------------------------- */
 
 static void nic_ready(struct loop *l, uint32_t queue, uint64_t now_ns)
 {
@@ -367,7 +372,8 @@ int main(int argc, char **argv)
 	stats_read(l);
 	sl_count_commit(&l->router.count);
 	if (l->status)
-		say("error", "event=stopped ifname=%s error=\"the interface is gone\" hint=\"start again when it is back\"", o.ifname);
+		say("error", "event=stopped ifname=%s error=\"the interface is gone\" "
+		    "hint=\"start again when it is back\"", o.ifname);
 	else
 		say("info", "event=stopped");
 	/* the kernel takes sockets, memory and map entries back at exit */

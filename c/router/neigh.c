@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "router/neigh.h"
 
-void sl_neighs_init(struct sl_neighs *t, const struct sl_net *net, struct sl_port *nic, struct sl_count *count, const uint8_t mac[6],
-		    const uint64_t seed[2])
+void sl_neighs_init(struct sl_neighs *t, const struct sl_net *net, struct sl_port *nic, struct sl_count *count,
+		    const uint8_t mac[6], const uint64_t seed[2])
 {
 	uint32_t i;
 
@@ -18,7 +18,7 @@ void sl_neighs_init(struct sl_neighs *t, const struct sl_net *net, struct sl_por
 	}
 }
 
-/* ---- frames out ----------------------------------------------------------------------------------------------------- */
+/* ---- frames out -------------------------------------------------------------------------------------------------- */
 
 static bool nic_send(struct sl_neighs *t, uint8_t *data, uint32_t len)
 {
@@ -64,7 +64,7 @@ uint8_t *sl_neigh_address(const struct sl_neighs *t, const struct sl_neigh *e, u
 	return start;
 }
 
-/* ---- waiting frames ------------------------------------------------------------------------------------------------- */
+/* ---- waiting frames ---------------------------------------------------------------------------------------------- */
 
 int sl_neighs_wait(struct sl_neighs *t, struct sl_neigh *e, const uint8_t *frame, uint32_t len, uint16_t vm_id)
 {
@@ -127,7 +127,7 @@ static void waiting_send(struct sl_neighs *t, struct sl_neigh *e)
 	e->nb_wait = 0;
 }
 
-/* ---- the table ------------------------------------------------------------------------------------------------------ */
+/* ---- the table --------------------------------------------------------------------------------------------------- */
 
 /* The only place that changes a state: keeps the numbers of entries by state right. */
 static void state_set(struct sl_neighs *t, struct sl_neigh *e, enum sl_neigh_state state)
@@ -178,7 +178,8 @@ static struct sl_neigh *entry_make(struct sl_neighs *t, const struct sl_addr *a,
 	struct sl_neigh *e = bucket_of(t, a), *end = e + SL_NEIGH_WAYS, *victim = NULL;
 
 	for (; e < end && (!victim || victim->state != SL_NEIGH_FREE); e++)
-		if (e->state == SL_NEIGH_FREE || (!sl_net_is_gateway(t->net, &e->addr) && (!victim || goes_before(e, victim))))
+		if (e->state == SL_NEIGH_FREE ||
+		    (!sl_net_is_gateway(t->net, &e->addr) && (!victim || goes_before(e, victim))))
 			victim = e;
 	if (!victim)
 		return NULL;
@@ -192,7 +193,8 @@ static struct sl_neigh *entry_make(struct sl_neighs *t, const struct sl_addr *a,
 	return victim;
 }
 
-struct sl_neigh *sl_neighs_use(struct sl_neighs *t, const struct sl_addr *hop, const struct sl_addr *vip, uint64_t now_ns)
+struct sl_neigh *sl_neighs_use(struct sl_neighs *t, const struct sl_addr *hop, const struct sl_addr *vip,
+			       uint64_t now_ns)
 {
 	struct sl_neigh *e = entry_find(t, hop);
 
@@ -216,7 +218,7 @@ struct sl_neigh *sl_neighs_use(struct sl_neighs *t, const struct sl_addr *hop, c
 	return e;
 }
 
-/* ---- messages in ---------------------------------------------------------------------------------------------------- */
+/* ---- messages in ------------------------------------------------------------------------------------------------- */
 
 static void entry_confirm(struct sl_neighs *t, struct sl_neigh *e, const struct sl_wire_msg *msg, uint64_t now_ns)
 {
@@ -269,7 +271,7 @@ int sl_neighs_input(struct sl_neighs *t, const struct sl_wire_msg *msg, uint64_t
 	return msg->is_reply ? reply_input(t, msg, now_ns) : request_input(t, msg, now_ns);
 }
 
-/* ---- time ----------------------------------------------------------------------------------------------------------- */
+/* ---- time -------------------------------------------------------------------------------------------------------- */
 
 static void entry_tick(struct sl_neighs *t, struct sl_neigh *e, uint64_t now_ns)
 {

@@ -2,13 +2,14 @@
 /* The neighbour table: link-layer addresses of hosts and gateways next to us; ARP and neighbour discovery on behalf of
  * the virtual IPs.
  *
- *   state    means                                           leaves it by
- *   FREE     slot unused                                     a frame for this neighbour -> ASKING; its own request -> KNOWN
- *   ASKING   no address yet; frames wait; everybody is asked answer or request of it -> KNOWN; SL_NEIGH_TRIES unanswered -> FREE
- *   KNOWN    address good                                    used SL_NEIGH_FRESH_NS after the last sign of life -> PROBING;
- *                                                            unused and silent for SL_NEIGH_IDLE_NS -> FREE
- *   PROBING  address in use, and asked directly whether      answer or request of it -> KNOWN; SL_NEIGH_TRIES unanswered -> FREE
- *            it is still right
+ *   state    means                              leaves it by
+ *   FREE     slot unused                        a frame for this neighbour -> ASKING; its own request -> KNOWN
+ *   ASKING   no address; frames wait;           its answer or request -> KNOWN;
+ *            everybody is asked                 SL_NEIGH_TRIES unanswered -> FREE
+ *   KNOWN    address good                       used SL_NEIGH_FRESH_NS after the last sign of life -> PROBING;
+ *                                               unused and silent for SL_NEIGH_IDLE_NS -> FREE
+ *   PROBING  address in use, and its owner      its answer or request -> KNOWN;
+ *            asked whether it is still right    SL_NEIGH_TRIES unanswered -> FREE
  *   never: an answer that was not asked for changes anything
  *
  * The table can not be filled from far away: only addresses that are on-link (or gateways) get in. It can not be filled
@@ -81,8 +82,8 @@ struct sl_neighs {
 };
 
 /* t is big: not for the stack. net, nic and count live longer than t; seed is random. */
-void sl_neighs_init(struct sl_neighs *t, const struct sl_net *net, struct sl_port *nic, struct sl_count *count, const uint8_t mac[6],
-		    const uint64_t seed[2]);
+void sl_neighs_init(struct sl_neighs *t, const struct sl_net *net, struct sl_port *nic, struct sl_count *count,
+		    const uint8_t mac[6], const uint64_t seed[2]);
 
 /* An ARP or ND message from the NIC: answers a question for a virtual IP, learns from it, takes answers. Returns 0, or
  * -EPERM: it is about no virtual IP, somebody else claims one, or nobody asked for this answer; then it changed
@@ -91,7 +92,8 @@ int sl_neighs_input(struct sl_neighs *t, const struct sl_wire_msg *msg, uint64_t
 
 /* The entry of hop, for a frame whose source is vip, of the same family. Asks if need be. NULL: there is no entry and
  * none can be made now. Good until the next call of any function here. */
-struct sl_neigh *sl_neighs_use(struct sl_neighs *t, const struct sl_addr *hop, const struct sl_addr *vip, uint64_t now_ns);
+struct sl_neigh *sl_neighs_use(struct sl_neighs *t, const struct sl_addr *hop, const struct sl_addr *vip,
+			       uint64_t now_ns);
 
 /* Whether e's link-layer address is there. */
 static inline bool sl_neigh_is_ready(const struct sl_neigh *e)

@@ -39,7 +39,7 @@ static bool is_link_local6(const struct sl_addr *a)
 	return a->b[0] == 0xfe && (a->b[1] & 0xc0) == 0x80;
 }
 
-/* ---- virtual IPs ---------------------------------------------------------------------------------------------------- */
+/* ---- virtual IPs ------------------------------------------------------------------------------------------------- */
 
 int sl_net_vip_set(struct sl_net *n, uint8_t slot, const struct sl_addr *vip)
 {
@@ -70,7 +70,7 @@ bool sl_net_is_vip(const struct sl_net *n, const struct sl_addr *a, uint64_t mas
 	return false;
 }
 
-/* ---- routes --------------------------------------------------------------------------------------------------------- */
+/* ---- routes ------------------------------------------------------------------------------------------------------ */
 
 static bool prefix_matches(const struct sl_addr *prefix, uint8_t len, const struct sl_addr *a)
 {

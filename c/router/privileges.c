@@ -18,7 +18,8 @@ enum { FDS_BESIDE_PORTS = 128 };
 static int limits_set(void)
 {
 	static const struct { int what; rlim_t max; } limits[] = {
-		{ RLIMIT_NOFILE, SL_VM_MAX + FDS_BESIDE_PORTS }, { RLIMIT_CORE, 0 }, { RLIMIT_MSGQUEUE, 0 }, { RLIMIT_MEMLOCK, 0 },
+		{ RLIMIT_NOFILE, SL_VM_MAX + FDS_BESIDE_PORTS }, { RLIMIT_CORE, 0 }, { RLIMIT_MSGQUEUE, 0 },
+		{ RLIMIT_MEMLOCK, 0 },
 	};
 	size_t i;
 
@@ -52,10 +53,10 @@ static int identity_drop(uid_t uid, gid_t gid)
 static int syscalls_limit(void)
 {
 	static const int plain[] = {
-		SCMP_SYS(read), SCMP_SYS(write), SCMP_SYS(writev), SCMP_SYS(sendto), SCMP_SYS(recvmsg), SCMP_SYS(epoll_wait),
-		SCMP_SYS(epoll_pwait), SCMP_SYS(epoll_ctl), SCMP_SYS(accept4), SCMP_SYS(close), SCMP_SYS(getsockopt),
-		SCMP_SYS(clock_gettime), SCMP_SYS(getpid), SCMP_SYS(brk), SCMP_SYS(munmap), SCMP_SYS(rt_sigreturn),
-		SCMP_SYS(restart_syscall), SCMP_SYS(exit_group),
+		SCMP_SYS(read), SCMP_SYS(write), SCMP_SYS(writev), SCMP_SYS(sendto), SCMP_SYS(recvmsg),
+		SCMP_SYS(epoll_wait), SCMP_SYS(epoll_pwait), SCMP_SYS(epoll_ctl), SCMP_SYS(accept4), SCMP_SYS(close),
+		SCMP_SYS(getsockopt), SCMP_SYS(clock_gettime), SCMP_SYS(getpid), SCMP_SYS(brk), SCMP_SYS(munmap),
+		SCMP_SYS(rt_sigreturn), SCMP_SYS(restart_syscall), SCMP_SYS(exit_group),
 	};
 	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_KILL_PROCESS);
 	int err = ctx ? 0 : -ENOMEM;
@@ -71,7 +72,8 @@ static int syscalls_limit(void)
 	if (!err)
 		err = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1, SCMP_A1(SCMP_CMP_EQ, TUNGETIFF));
 	if (!err)
-		err = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1, SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
+		err = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1,
+				       SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
 	if (!err)
 		err = seccomp_load(ctx);
 	seccomp_release(ctx);

@@ -3,7 +3,7 @@
 
 #include "router/steer.h"
 
-/* ---- from the NIC --------------------------------------------------------------------------------------------------- */
+/* ---- from the NIC ------------------------------------------------------------------------------------------------ */
 
 /* Takes the VLAN tags out, in place: the addresses move up to the type field in front of the IP header. */
 static void tags_strip(struct sl_frame *f)
@@ -49,7 +49,7 @@ static void arp_or_nd_in(struct sl_router *r, const struct sl_frame *f, uint64_t
 	struct sl_wire_msg msg;
 	int err;
 
-	err = is_arp ? sl_wire_parse_arp(data, len, f->meta.l3_off, &msg) : sl_wire_parse_nd(data, len, f->meta.l3_off, &msg);
+	err = (is_arp ? sl_wire_parse_arp : sl_wire_parse_nd)(data, len, f->meta.l3_off, &msg);
 	if (err)
 		sl_count_add(&r->count, is_arp ? SL_RTR_DROP_BAD_ARP : SL_RTR_DROP_BAD_ND, 1);
 	else if (sl_neighs_input(&r->neighs, &msg, now_ns))
@@ -63,7 +63,8 @@ static bool meta_is_valid(const struct sl_frame *f)
 {
 	const struct sl_meta *m = &f->meta;
 
-	if (m->l3_off < SL_ETH_LEN || m->l3_off > SL_ETH_LEN + SL_VLAN_MAX || m->l3_off % 4 != 2 || m->l3_off > f->seg[0].iov_len)
+	if (m->l3_off < SL_ETH_LEN || m->l3_off > SL_ETH_LEN + SL_VLAN_MAX || m->l3_off % 4 != 2 ||
+	    m->l3_off > f->seg[0].iov_len)
 		return false;
 	if (m->kind == SL_META_FLOW)
 		return m->vm_id > 0 && m->vm_id < SL_VM_MAX;
@@ -92,7 +93,7 @@ uint32_t sl_steer_in(struct sl_router *r, struct sl_port *nic, uint64_t now_ns)
 	return n;
 }
 
-/* ---- from an instance ----------------------------------------------------------------------------------------------- */
+/* ---- from an instance -------------------------------------------------------------------------------------------- */
 
 /* What a frame's headers say. */
 struct out_addrs {
@@ -101,7 +102,12 @@ struct out_addrs {
 
 static int ip4_check(const uint8_t *ip, uint32_t len, struct out_addrs *ret)
 {
-	if (len < 20 || ip[0] >> 4 != 4 || (ip[0] & 15) < 5 || sl_be16(ip + 2) > len || sl_be16(ip + 2) < (ip[0] & 15) * 4)
+	uint32_t header_len;
+
+	if (len < 20)
+		return SL_RTR_DROP_MALFORMED;
+	header_len = (ip[0] & 15) * 4u;
+	if (ip[0] >> 4 != 4 || header_len < 20 || sl_be16(ip + 2) < header_len || sl_be16(ip + 2) > len)
 		return SL_RTR_DROP_MALFORMED;
 	ret->src = sl_addr_from4(ip + 12);
 	ret->dst = sl_addr_from4(ip + 16);
@@ -124,7 +130,8 @@ static int ip6_check(const uint8_t *ip, uint32_t len, struct out_addrs *ret)
 
 /* May this frame of an instance go out? -1, or the counter of the reason why not. The instance is hostile; the frame is
  * in memory that it can not reach. */
-static int out_check(const struct sl_router *r, uint16_t vm_id, const uint8_t *frame, uint32_t len, struct out_addrs *ret)
+static int out_check(const struct sl_router *r, uint16_t vm_id, const uint8_t *frame, uint32_t len,
+		     struct out_addrs *ret)
 {
 	int reason;
 

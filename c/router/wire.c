@@ -19,7 +19,7 @@ static const uint8_t broadcast[6] = { 0xff, 0xff, 0xff, 0xff, 0xff, 0xff };
 /* hardware Ethernet, protocol IPv4, address lengths 6 and 4 */
 static const uint8_t arp_kind[6] = { 0, 1, ETHERTYPE_IP >> 8, 0, 6, 4 };
 
-/* ---- parse ---------------------------------------------------------------------------------------------------------- */
+/* ---- parse ------------------------------------------------------------------------------------------------------- */
 
 static int eth_parse(const uint8_t *frame, uint32_t len, uint32_t l3_off, uint16_t type, struct sl_wire_msg *ret)
 {
@@ -102,6 +102,7 @@ int sl_wire_parse_nd(const uint8_t *frame, uint32_t len, uint32_t l3_off, struct
 	const uint8_t *ip6 = frame + l3_off, *icmp = ip6 + IP6_LEN;
 	struct sl_addr src, dst;
 	uint32_t nd_len;
+	uint8_t wanted;
 	bool is_na;
 
 	if (eth_parse(frame, len, l3_off, ETHERTYPE_IPV6, ret) || len - l3_off < IP6_LEN + ND_LEN)
@@ -110,13 +111,16 @@ int sl_wire_parse_nd(const uint8_t *frame, uint32_t len, uint32_t l3_off, struct
 	if (ip6[0] >> 4 != 6 || ip6[6] != IPPROTO_ICMPV6 || ip6[7] != ND_HOP_LIMIT || nd_len < ND_LEN ||
 	    nd_len > len - l3_off - IP6_LEN)
 		return -EBADMSG;
-	if ((icmp[0] != ND_NEIGHBOR_SOLICIT && icmp[0] != ND_NEIGHBOR_ADVERT) || icmp[1] || icmp6_checksum(ip6, icmp, nd_len))
+	if ((icmp[0] != ND_NEIGHBOR_SOLICIT && icmp[0] != ND_NEIGHBOR_ADVERT) || icmp[1])
+		return -EBADMSG;
+	if (icmp6_checksum(ip6, icmp, nd_len))
 		return -EBADMSG;
 	/* no IPv4-mapped address on the wire: it would pass for an IPv4 neighbour */
 	if (is_mapped(ip6 + 8) || is_mapped(ip6 + 24) || is_mapped(icmp + 8) || icmp[8] == 0xff)
 		return -EBADMSG;
 	is_na = icmp[0] == ND_NEIGHBOR_ADVERT;
-	if (nd_options_parse(icmp + ND_LEN, nd_len - ND_LEN, is_na ? ND_OPT_TARGET_LINKADDR : ND_OPT_SOURCE_LINKADDR, ret))
+	wanted = is_na ? ND_OPT_TARGET_LINKADDR : ND_OPT_SOURCE_LINKADDR;
+	if (nd_options_parse(icmp + ND_LEN, nd_len - ND_LEN, wanted, ret))
 		return -EBADMSG;
 	src = sl_addr_from6(ip6 + 8);
 	dst = sl_addr_from6(ip6 + 24);
@@ -127,15 +131,16 @@ int sl_wire_parse_nd(const uint8_t *frame, uint32_t len, uint32_t l3_off, struct
 	ret->target = is_na ? dst : sl_addr_from6(icmp + 8);
 	if (is_na)
 		return ret->solicited && dst.b[0] == 0xff ? -EBADMSG : 0;
-	if (sl_addr_is_zero(&src))   /* duplicate address detection: sent to a multicast group, has no address to tell */
+	if (sl_addr_is_zero(&src))   /* duplicate address detection: to a multicast group, with no address to tell */
 		return ret->has_mac || dst.b[0] != 0xff ? -EBADMSG : 0;
 	return 0;
 }
 
-/* ---- build ---------------------------------------------------------------------------------------------------------- */
+/* ---- build ------------------------------------------------------------------------------------------------------- */
 
 /* Returns where the payload starts. */
-static uint8_t *eth_build(uint8_t *buf, const uint8_t dst[6], const uint8_t src[6], const struct sl_tags *tags, uint16_t type)
+static uint8_t *eth_build(uint8_t *buf, const uint8_t dst[6], const uint8_t src[6], const struct sl_tags *tags,
+			  uint16_t type)
 {
 	memcpy(buf, dst, 6);
 	memcpy(buf + 6, src, 6);
@@ -176,8 +181,8 @@ static void nd_build(uint8_t *ip6, uint8_t type, uint8_t flags, const struct sl_
 	sl_be16_put(icmp + 2, icmp6_checksum(ip6, icmp, ND_LEN + ND_OPT_LEN));
 }
 
-uint32_t sl_wire_build_request(uint8_t *buf, const uint8_t mac[6], const struct sl_tags *tags, const struct sl_addr *vip,
-			       const struct sl_addr *target, const uint8_t *to)
+uint32_t sl_wire_build_request(uint8_t *buf, const uint8_t mac[6], const struct sl_tags *tags,
+			       const struct sl_addr *vip, const struct sl_addr *target, const uint8_t *to)
 {
 	static const uint8_t unknown[6];
 	const uint8_t *t = target->b;
@@ -215,7 +220,8 @@ uint32_t sl_wire_build_reply(uint8_t *buf, const uint8_t mac[6], const struct sl
 		nd_build(l3, ND_NEIGHBOR_ADVERT, NA_OVERRIDE, &msg->target, &all_nodes, &msg->target, mac);
 	} else {
 		l3 = eth_build(buf, to_mac, mac, &msg->tags, ETHERTYPE_IPV6);
-		nd_build(l3, ND_NEIGHBOR_ADVERT, NA_SOLICITED | NA_OVERRIDE, &msg->target, &msg->about, &msg->target, mac);
+		nd_build(l3, ND_NEIGHBOR_ADVERT, NA_SOLICITED | NA_OVERRIDE, &msg->target, &msg->about, &msg->target,
+			 mac);
 	}
 	return (uint32_t)(l3 - buf) + IP6_LEN + ND_LEN + ND_OPT_LEN;
 }

@@ -8,7 +8,7 @@
 #include "router/net.h"
 #include "router/ports/port.h"
 
-enum { SL_WIRE_MAX = SL_ETH_LEN + SL_VLAN_MAX + 40 + 32 };   /* the longest frame built here: an NS or NA with one option */
+enum { SL_WIRE_MAX = SL_ETH_LEN + SL_VLAN_MAX + 40 + 32 };   /* the longest frame built: NS or NA with one option */
 
 /* Our side of the wire, and the VLAN tags, as bytes, that a neighbour is reached with. */
 struct sl_tags {
@@ -52,8 +52,8 @@ int sl_wire_parse_nd(const uint8_t *frame, uint32_t len, uint32_t l3_off, struct
 
 /* Builds the question who has target, asked by vip (both of one family); to: ask this link-layer address only, NULL:
  * everybody. buf has SL_WIRE_MAX bytes. Returns the frame's length. */
-uint32_t sl_wire_build_request(uint8_t *buf, const uint8_t mac[6], const struct sl_tags *tags, const struct sl_addr *vip,
-			       const struct sl_addr *target, const uint8_t *to);
+uint32_t sl_wire_build_request(uint8_t *buf, const uint8_t mac[6], const struct sl_tags *tags,
+			       const struct sl_addr *vip, const struct sl_addr *target, const uint8_t *to);
 /* Builds the answer that mac has msg->target, for a request. */
 uint32_t sl_wire_build_reply(uint8_t *buf, const uint8_t mac[6], const struct sl_wire_msg *msg);
 

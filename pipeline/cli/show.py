@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Annotated, Any
 
@@ -24,7 +25,8 @@ def status(run_dir: RunDir = RUN_DIR, as_json: Json = False) -> None:
     if as_json:
         print_json(value)
         return
-    console = Console()
+    # in a pipe there is no width to keep to
+    console = Console() if sys.stdout.isatty() else Console(width=120)
     for table in tables(value):
         console.print(table)
 

@@ -80,8 +80,9 @@ def shortage(pages: int, root: Path = ALL_NODES) -> str:
     now = pool(root)
     if now.available >= pages:
         return ""
+    enough = now.total + pages - now.available
     return (f"edges use 4 KiB pages, which costs speed: {pages} hugepages of 2 MiB are needed, "
-            f"{now.available} available; mend it with: sysctl vm.nr_hugepages={now.total + pages - now.available}")
+            f"{now.available} available; mend it with: sysctl vm.nr_hugepages={enough}")
 
 
 def _read(path: Path) -> int:

@@ -1,15 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""QEMU's ivshmem server protocol, version 0: each instance's control region and the doorbells that it may
-ring.
+"""QEMU's ivshmem server protocol, version 0: an instance's control region and the doorbells that it may ring.
 
 An instance has one connection for life to a UNIX stream socket of its own. All messages go from the server to
 it; each is a little-endian 64-bit integer, perhaps with a file descriptor:
 
-======================  ===========
-==========================================================================
+======================  ===========  =====================================================================
 value                   descriptor   means
-======================  ===========
-==========================================================================
+======================  ===========  =====================================================================
 0                       –            protocol version
 own id                  –            VMID
 -1                      memfd        the control region
@@ -17,8 +14,7 @@ id of a peer            eventfd      the peer joined: writing the eventfd rings 
 own id                  eventfd      its own doorbell; the last message of the greeting
 later: id of a peer     eventfd      joined
 later: id of a peer     –            left
-======================  ===========
-==========================================================================
+======================  ===========  =====================================================================
 
 One vector per peer. A peer is announced only to those that the manager lets ring it, and only while it is
 connected.

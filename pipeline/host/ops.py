@@ -1,25 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the holder can be asked, and what it keeps: one method per op.
 
-=================  ========================
-========================================================================
+=================  ========================  =================================================================
 op                 fields                    reply; descriptors
-=================  ========================
-========================================================================
+=================  ========================  =================================================================
 hello                                        version, pid, run_dir, manager {state, pid, starts, status}
-edge.create        name, edge_id, len        name, edge_id, len, huge; memfd ``sl-edge-NAME``, sealed against
-resizing
+edge.create        name, edge_id, len        name, edge_id, len, huge; memfd ``sl-edge-NAME``, never resized
 edge.get           edge_id                   the same
 edge.remove        edge_id
 edge.list                                    edges
 instance.add       vm_id                     vm_id, socket, state, connected, peers; control region, its
-doorbell,
-                                             the manager's doorbell for it
+                                             doorbell, the manager's doorbell for it
 instance.get       vm_id                     the same
 instance.peers     vm_id, peers              exactly those that it may ring, besides the manager
 instance.remove    vm_id
 instance.list                                instances
-blob.put           key, value (any JSON)     kept in memory and in DIR/state.json, which outlives the holder
+blob.put           key, value (any JSON)     kept in memory and in DIR/state.json: for ``down`` after a crash
 blob.get           key                       value, null if there is none
 fd.put             key; 1 ... 8 descriptors  replaces what key had
 fd.get             key                       the descriptors
@@ -27,13 +23,10 @@ fd.remove          key
 fd.list                                      keys
 manager.start      argv, log                 pid
 manager.stop                                 SIGTERM, and no restart
-process.exit       pid                       status of an orphan that was reaped: exit status or -signal, null
-if unknown
+process.exit       pid                       exit status or -signal of a reaped orphan, null if unknown
 subscribe                                    from now on events come on this connection, between replies
-shutdown                                     ends the holder, not the instances; the manager is not started
-again
-=================  ========================
-========================================================================
+shutdown                                     ends the holder, not the instances, and restarts no manager
+=================  ========================  =================================================================
 
 ``subscribe`` and ``shutdown`` are the loop's own (``holder``).
 """

@@ -24,6 +24,7 @@ from pipeline.errors import HostError
 
 MNT_DETACH = 2
 BIN_VARIABLE = "SWARMLINE_BIN"     # a folder that is searched first for swarmline's programs; for tests
+VARIABLES = ("SWARMLINE_", "ASAN_", "UBSAN_")
 
 # What processes of a swarm make in its folder. Nothing else is ever removed from there.
 FILES = ("*.sock", "*.log", "*.log.[0-9]*", "*.pid", "*.new", "state.json", "lock")
@@ -108,6 +109,12 @@ def program(name: str) -> Path:
     return Path(found)
 
 
+def environment() -> dict[str, str]:
+    """For programs that the manager starts: nothing of its own, but what is needed to debug them."""
+    passed = {name: value for name, value in os.environ.items() if name.startswith(VARIABLES)}
+    return {"PATH": os.defpath, "LANG": "C.UTF-8", **passed}
+
+
 def run_dir_argument(run_dir: Path) -> str:
     """The word by which a process is known to belong to a swarm."""
     return f"--run-dir={os.path.abspath(run_dir)}"
@@ -189,7 +196,7 @@ def log_tail(path: Path, lines: int = 5) -> list[str]:
 
 
 def _starters_first(process: Process) -> int:
-    order = ("pipeline.host.holder", "pipeline.manager")
+    order = ("pipeline.host.holder", "pipeline.daemon")
     return next((n for n, word in enumerate(order) if word in process.argv), len(order))
 
 

@@ -14,6 +14,7 @@ import os
 import socket
 import subprocess
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
@@ -87,8 +88,15 @@ class PortCounters:
     out_dropped: int
 
 
+class _NoRouter(RouterError):
+    """None is there, or it does not answer: what it was to know it is told when it is there again."""
+
+
 class Router:
-    """One router and what it should know. Calls to it are short and block (an answer takes some 10 µs)."""
+    """One router and what it should know. Calls are short and block: an answer takes some 10 µs.
+
+    What is declared while there is no router is told to the next one.
+    """
 
     def __init__(self, spec: RouterSpec, holder: HolderClient) -> None:
         self._spec = spec
@@ -98,6 +106,7 @@ class Router:
         self._known_start = 0                          # start_ns of the router that knows what is below
         self._vips: dict[int, IPAddress] = {}          # slot -> address
         self._nets: tuple[Gateway, ...] = ()
+        self._removed: set[int] = set()                # ports that a living router may still have
         self._ports: dict[int, int] = {}               # vm_id -> set of slots that it may send from
         self.process: Process | None = None
 
@@ -122,7 +131,7 @@ class Router:
             try:
                 child = namespaces.spawn_in(
                     self._spec.netns, argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/",
-                    pass_fds=(counters,), start_new_session=True, env={"PATH": os.defpath, "LANG": "C.UTF-8"})
+                    pass_fds=(counters,), start_new_session=True, env=processes.environment())
             finally:
                 os.close(log)
         except OSError as error:
@@ -146,10 +155,10 @@ class Router:
         except RouterError:
             return None
         self.process = Process.of(facts.pid)
-        if facts.ports > len(self._ports):
-            for vm_id in range(1, lib.SL_VM_MAX):
-                if vm_id not in self._ports:
-                    self._port_del(vm_id)
+        for key in self._holder.fd_list():
+            vm_id = int(key.removeprefix("tap-")) if key.startswith("tap-") else 0
+            if vm_id and vm_id not in self._ports:
+                self.port_remove(vm_id)
         return facts
 
     async def wait(self) -> None:
@@ -190,18 +199,21 @@ class Router:
     def vips_set(self, vips: Mapping[int, IPAddress]) -> None:
         """Slot -> virtual IP; slots that are not named become empty."""
         old, self._vips = self._vips, dict(vips)
-        for slot in old.keys() - vips.keys():
-            self._request(lib.SL_RTR_VIP_DEL, tolerate=errno.ENOENT, slot=slot)
-        for slot, address in vips.items():
-            self._vip_add(slot, address)
+        with suppress(_NoRouter):
+            for slot, address in old.items():
+                if vips.get(slot) != address:      # first: no address may be in two slots
+                    self._request(lib.SL_RTR_VIP_DEL, tolerate=errno.ENOENT, slot=slot)
+            for slot, address in vips.items():
+                self._vip_add(slot, address)
 
     def nets_set(self, nets: Iterable[Gateway]) -> None:
         """All routes of the interface. Neighbours are learnt anew if one was removed."""
         old, self._nets = self._nets, tuple(nets)
-        if set(old) - set(self._nets):
-            self._request(lib.SL_RTR_NET_CLEAR)
-        for net in self._nets:
-            self._net_add(net)
+        with suppress(_NoRouter):
+            if set(old) - set(self._nets):
+                self._request(lib.SL_RTR_NET_CLEAR)
+            for net in self._nets:
+                self._net_add(net)
 
     def port_add(self, vm_id: int, tap: int, slots: Iterable[int]) -> None:
         """Gives the router an instance's tap and the slots of the addresses that the instance may send from.
@@ -210,7 +222,9 @@ class Router:
         """
         self._holder.fd_put(f"tap-{vm_id}", [tap])
         self._ports[vm_id] = _mask(slots)
-        self._port_add(vm_id, tap)
+        self._removed.discard(vm_id)
+        with suppress(_NoRouter):
+            self._port_add(vm_id, tap)
 
     def port_restore(self, vm_id: int, slots: Iterable[int]) -> None:
         """As port_add, with the tap that the holder has: for instances that a former manager started.
@@ -224,10 +238,10 @@ class Router:
     def port_remove(self, vm_id: int) -> None:
         """Forgets the instance's port, here, in the router and in the holder. The tap is gone then."""
         self._ports.pop(vm_id, None)
-        try:
-            self._port_del(vm_id)
-        finally:
-            self._holder.fd_remove(f"tap-{vm_id}")
+        self._removed.add(vm_id)
+        self._holder.fd_remove(f"tap-{vm_id}")
+        with suppress(_NoRouter):
+            self._ports_del()
 
     # ---- counters
 
@@ -291,8 +305,13 @@ class Router:
             sock.connect(str(self._spec.socket_path))
         except OSError as error:
             sock.close()
-            raise RouterError(f"no router at {self._spec.socket_path}: {error.strerror or error}") from error
+            raise _NoRouter(f"no router at {self._spec.socket_path}: {error.strerror or error}") from error
         return sock
+
+    def _lose(self) -> None:
+        """After a request that may or may not have been carried out: the router is told everything again."""
+        self.close()
+        self._known_start = 0
 
     def _request(self, kind: int, fd: int | None = None, tolerate: int = 0, **fields: Any) -> RouterFacts:
         """One exchange. A router that is not the one of the last exchange is told everything first."""
@@ -305,6 +324,7 @@ class Router:
         facts = self._exchange(lib.SL_RTR_PING)
         if facts.start_ns == self._known_start:
             return
+        self._ports_del()
         for slot, address in self._vips.items():
             self._vip_add(slot, address)
         for net in self._nets:
@@ -312,7 +332,9 @@ class Router:
         for vm_id in list(self._ports):
             try:
                 self._port_restore(vm_id)
-            except HolderError:
+            except _NoRouter:
+                raise
+            except (HolderError, RouterError):
                 del self._ports[vm_id]      # its tap is gone, so the instance is
         self._known_start = facts.start_ns
 
@@ -326,18 +348,19 @@ class Router:
             socket.send_fds(self._sock, [bytes(ffi.buffer(request))], [] if fd is None else [fd])
             data = self._sock.recv(256)
         except OSError as error:
-            self.close()
-            raise RouterError(f"the router does not answer: {error}") from error
+            self._lose()
+            raise _NoRouter(f"the router does not answer: {error}") from error
         if len(data) != ffi.sizeof(reply[0]):
-            self.close()
-            raise RouterError("the router hung up" if not data else "the router is of another version",
+            self._lose()
+            raise _NoRouter("the router hung up" if not data else "the router is of another version",
                               hint="it is started again by the manager; see its log")
         ffi.memmove(reply, data, len(data))
         if reply.seq != self._seq or reply.version != lib.SL_ABI_VERSION:
-            self.close()
-            raise RouterError("the router is out of step")
+            self._lose()
+            raise _NoRouter("the router is out of step")
         if reply.status and -reply.status != tolerate:
-            raise RouterError(f"the router refused {_request_name(kind)}: {os.strerror(-reply.status)}")
+            name = ffi.typeof("enum sl_rtr_type").elements[kind].removeprefix("SL_RTR_")
+            raise RouterError(f"the router refused {name}: {os.strerror(-reply.status)}")
         return RouterFacts(reply.pid, reply.start_ns, reply.nb_port, reply.nb_vip, reply.nb_net, reply.mtu,
                            reply.nb_queue, bytes(ffi.buffer(reply.mac)))
 
@@ -359,8 +382,10 @@ class Router:
         finally:
             os.close(tap)
 
-    def _port_del(self, vm_id: int) -> None:
-        self._request(lib.SL_RTR_PORT_DEL, tolerate=errno.ENOENT, vm_id=vm_id)
+    def _ports_del(self) -> None:
+        for vm_id in list(self._removed):
+            self._request(lib.SL_RTR_PORT_DEL, tolerate=errno.ENOENT, vm_id=vm_id)
+            self._removed.discard(vm_id)
 
 
 def _mask(slots: Iterable[int]) -> int:
@@ -372,7 +397,3 @@ def _mask(slots: Iterable[int]) -> int:
 
 def _prefix(network: IPv4Network | IPv6Network) -> tuple[bytes, int]:
     return mapped(network.network_address), network.prefixlen + (96 if network.version == 4 else 0)
-
-
-def _request_name(kind: int) -> str:
-    return str(ffi.typeof("enum sl_rtr_type").elements.get(kind, kind)).removeprefix("SL_RTR_")

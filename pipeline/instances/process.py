@@ -32,7 +32,6 @@ from pipeline.policy.model import Driver as DriverName
 
 PROGRAM = "swarmline-instance"
 UID_BASE = 700_000        # an instance is user and group UID_BASE + VMID, which no system has given out
-ENVIRONMENT = ("SWARMLINE_", "ASAN_", "UBSAN_")
 START_TIMEOUT = 5.0       # seconds until the instance's pid must be known
 
 
@@ -120,12 +119,12 @@ class _Launch:
                       f"--vm-id={spec.vm_id}", f"--ivshmem-fd={ivshmem}", f"--edges-fd={edges}",
                       f"--pid-fd={pid}", f"--uid={user}", f"--gid={user}"]
         spec.log_path.parent.mkdir(mode=0o700, exist_ok=True)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC | os.O_CLOEXEC    # of this start alone
         try:
             with open(os.open(spec.log_path, flags, 0o600), "ab") as log:
                 self._first = subprocess.Popen(
                     self._argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/",
-                    pass_fds=ends.theirs, start_new_session=True, env=_environment())
+                    pass_fds=ends.theirs, start_new_session=True, env=processes.environment())
         except OSError as error:
             raise self._error(f"cannot run {self._argv[0]}: {error.strerror}") from error
 
@@ -220,12 +219,6 @@ def _read_text(fd: int) -> bytes:
         return os.read(fd, 32).strip()
     except BlockingIOError:
         return b""
-
-
-def _environment() -> dict[str, str]:
-    """Nothing of the manager's own that an instance could learn from, but what debugging it needs."""
-    passed = {name: value for name, value in os.environ.items() if name.startswith(ENVIRONMENT)}
-    return {"PATH": os.defpath, "LANG": "C.UTF-8", **passed}
 
 
 def _is_instance(process: Process, spec: InstanceSpec) -> bool:

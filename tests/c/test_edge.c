@@ -15,7 +15,7 @@ struct seen {
 	struct sl_flow *flow;
 	uint8_t bytes[1 << 20];
 	uint32_t len, take;          /* take: bytes that data() may still take, UINT32_MAX = all */
-	unsigned opens, fins, overs, writables;
+	unsigned opens, fins, overs, writables, drains;
 	enum sl_request_status status;
 	bool unseen, echo;
 };
@@ -50,6 +50,7 @@ static void front_writable(struct sl_flow *f) { (void)f; front.writables++; }
 static void front_over(struct sl_flow *f, enum sl_request_status s) { seen_over(&front, f, s); }
 static uint32_t back_data(struct sl_flow *f, const uint8_t *p, uint32_t len) { return seen_data(&back, f, p, len); }
 static void back_writable(struct sl_flow *f) { back.writables++; sl_flow_resume(f); }
+static void back_drain(struct sl_flow *f) { (void)f; back.drains++; }
 static void back_over(struct sl_flow *f, enum sl_request_status s) { seen_over(&back, f, s); }
 
 static void back_fin(struct sl_flow *f)
@@ -71,7 +72,7 @@ static int back_open(struct sl_flow *f, const void *msg, uint32_t len, bool fin)
 
 static const struct sl_flow_ops front_ops = {.data = front_data, .fin = front_fin, .writable = front_writable, .over = front_over};
 static const struct sl_flow_ops back_ops = {
-	.open = back_open, .data = back_data, .fin = back_fin, .writable = back_writable, .over = back_over,
+	.open = back_open, .data = back_data, .fin = back_fin, .writable = back_writable, .over = back_over, .drain = back_drain,
 };
 
 static int setup(void **state)
@@ -421,6 +422,23 @@ static void more_than_the_window_is_refused(void **state)
 	assert_int_equal(back.status, SL_ERROR_PEER_GONE);
 }
 
+static void wish_to_end_reaches_the_back(void **state)
+{
+	struct pair *p = *state;
+
+	flow_open(p);
+	pair_settle(p);
+	sl_edge_drain(p->front.edge);
+	pair_settle(p);
+	assert_int_equal(back.drains, 1);
+	flow_open(p);                        /* opened while draining: asked at once */
+	pair_settle(p);
+	assert_int_equal(back.drains, 2);
+	sl_edge_drain(p->front.edge);
+	pair_settle(p);
+	assert_int_equal(back.drains, 2);
+}
+
 static void sleeper_is_rung_once(void **state)
 {
 	struct pair *p = *state;
@@ -494,7 +512,7 @@ int main(void)
 		T(echo_and_end), T(big_body_through_small_window), T(fin_waits_behind_bytes), T(ids_are_used_again),
 		T(full_ring_and_empty_arena_wait), T(peer_dies), T(pending_is_told_from_in_progress),
 		T(last_words_of_a_dead_peer_count), T(a_new_owner_of_the_slot_starts_clean), T(hostile_entries), T(hostile_indices),
-		T(hostile_completions), T(completed_twice_is_refused), T(more_than_the_window_is_refused), T(sleeper_is_rung_once),
+		T(hostile_completions), T(completed_twice_is_refused), T(more_than_the_window_is_refused), T(wish_to_end_reaches_the_back), T(sleeper_is_rung_once),
 		T(region_header_is_checked), T(draw_follows_weights),
 	};
 

@@ -13,7 +13,8 @@
 
 #define SECOND 1000000000ull
 
-static const uint8_t nic_mac[6] = { 2, 0, 0, 0, 0, 1 }, peer_mac[6] = { 2, 0, 0, 0, 0, 2 }, other_mac[6] = { 2, 0, 0, 0, 0, 3 };
+static const uint8_t nic_mac[6] = { 2, 0, 0, 0, 0, 1 }, peer_mac[6] = { 2, 0, 0, 0, 0, 2 };
+static const uint8_t other_mac[6] = { 2, 0, 0, 0, 0, 3 };
 
 struct bench {
 	struct sl_router r;             /* its one NIC queue and instance 1 are null ports */
@@ -120,7 +121,7 @@ static void sent_forget(struct bench *b)
 	b->nic->nb_tx = 0;
 }
 
-/* ---- the table ------------------------------------------------------------------------------------------------------ */
+/* ---- the table --------------------------------------------------------------------------------------------------- */
 
 static void test_frames_wait_for_the_answer_in_order(void **state)
 {
@@ -306,13 +307,15 @@ static void test_full_nic_is_counted(void **state)
 	assert_int_equal(b->r.count.port[1].out_dropped, 1);
 }
 
-/* ---- the wire ------------------------------------------------------------------------------------------------------- */
+/* ---- the wire ---------------------------------------------------------------------------------------------------- */
 
 /* What we ask is understood by our own parser, for each family, with and without tags, and cut off anywhere is
  * refused. */
 static void test_request_and_reply_round_trip(void **state)
 {
-	static const struct sl_tags tags[] = { { .len = 0 }, { { 0x81, 0, 0, 7 }, 4 }, { { 0x88, 0xa8, 0, 8, 0x81, 0, 0, 9 }, 8 } };
+	static const struct sl_tags tags[] = {
+		{ .len = 0 }, { { 0x81, 0, 0, 7 }, 4 }, { { 0x88, 0xa8, 0, 8, 0x81, 0, 0, 9 }, 8 },
+	};
 	struct sl_addr pairs[2][2] = { { ip4(0, 10), ip4(0, 2) }, { ip6(0x10), ip6(2) } };
 	uint8_t buf[SL_WIRE_MAX];
 	struct sl_wire_msg m;
@@ -321,7 +324,8 @@ static void test_request_and_reply_round_trip(void **state)
 	(void)state;
 	for (p = 0; p < 2; p++)
 		for (t = 0; t < sl_nb(tags); t++) {
-			int (*parse)(const uint8_t *, uint32_t, uint32_t, struct sl_wire_msg *) = p ? sl_wire_parse_nd : sl_wire_parse_arp;
+			int (*parse)(const uint8_t *, uint32_t, uint32_t, struct sl_wire_msg *) =
+				p ? sl_wire_parse_nd : sl_wire_parse_arp;
 			uint32_t off = 14u + tags[t].len;
 
 			len = sl_wire_build_request(buf, nic_mac, &tags[t], &pairs[p][0], &pairs[p][1], NULL);

@@ -57,7 +57,9 @@ static uint32_t below(uint32_t n)
 /* A good frame of kind 0 or 1: from the NIC ARP or ND, from the instance IPv4 or IPv6. Returns its length. */
 static uint32_t frame_make(uint8_t *frame, bool from_nic, uint32_t kind)
 {
-	static const uint8_t udp4[34] = { 2, [12] = 8, 0, 0x45, [17] = 20, [22] = 64, 17, [26] = 10, 77, 0, 10, 10, 77, 0, 2 };
+	static const uint8_t udp4[34] = {
+		2, [12] = 8, 0, 0x45, [17] = 20, [22] = 64, 17, [26] = 10, 77, 0, 10, 10, 77, 0, 2,
+	};
 	static const struct sl_tags no_tags;
 	struct sl_addr vip = kind ? sl_addr_from6(vip6) : sl_addr_from4(vip4);
 	struct sl_addr peer = kind ? sl_addr_from6(peer6) : sl_addr_from4(peer4);
@@ -79,7 +81,9 @@ static void round_play(struct sl_router *r, uint32_t round, uint64_t now_ns)
 {
 	bool from_nic = round & 1;
 	uint32_t kind = below(2), i;
-	struct sl_meta meta = { .magic = SL_META_MAGIC, .vm_id = 1, .l3_off = 14, .kind = (uint8_t)(SL_META_ARP + kind) };
+	struct sl_meta meta = {
+		.magic = SL_META_MAGIC, .vm_id = 1, .l3_off = 14, .kind = (uint8_t)(SL_META_ARP + kind),
+	};
 	uint8_t frame[SL_WIRE_MAX] = { 0 };
 	uint32_t len = frame_make(frame, from_nic, kind);
 

@@ -66,7 +66,8 @@ static struct pair pair_make(EVP_PKEY *key, const char *cn, const char *san, con
 		extension_add(x, NID_subject_alt_name, san);
 	assert_true(X509_sign(x, key, EVP_sha256()) > 0);
 	PEM_write_bio_X509(cert, x);
-	PEM_write_bio_PrivateKey(pem, key, passphrase ? EVP_aes_128_cbc() : NULL, NULL, 0, NULL, (void *)(uintptr_t)passphrase);
+	PEM_write_bio_PrivateKey(pem, key, passphrase ? EVP_aes_128_cbc() : NULL, NULL, 0, NULL,
+				 (void *)(uintptr_t)passphrase);
 	p.cert = pem_take(cert, &p.cert_len);
 	p.key = pem_take(pem, &p.key_len);
 	X509_free(x);
@@ -198,7 +199,7 @@ static void info(const SSL *ssl, int where, int ret)
 
 static struct sl_flow_open open_payload(void)
 {
-	struct sl_flow_open open = {.client_port = 0x1234, .service = 3, .accepted_ns = 42, .sni_len = 9, .tls_version = 9, .alpn = 9};
+	struct sl_flow_open open = {.client_port = 0x1234, .service = 3, .accepted_ns = 42, .sni_len = 9, .alpn = 9};
 
 	open.client_addr[15] = 7;
 	memset(open.sni, 'z', sizeof(open.sni));   /* tcp is not asked about it */
@@ -472,8 +473,9 @@ static void test_server_names(void **state)
 		const char *asked, *got;
 	} rows[] = {
 		{NULL, "default"}, {"nobody.example.com", "default"}, {"default", "default"}, {"example.org", "wild"},
-		{"a.example.org", "wild"}, {"A.EXAMPLE.ORG", "wild"}, {"www.example.org", "exact"}, {"WWW.example.ORG", "exact"},
-		{"a.b.example.org", "default"}, {"10.77.0.10", "default"}, {"wild", "default"}, {".example.org", "wild"},
+		{"a.example.org", "wild"}, {"A.EXAMPLE.ORG", "wild"}, {"www.example.org", "exact"},
+		{"WWW.example.ORG", "exact"}, {"a.b.example.org", "default"}, {"10.77.0.10", "default"},
+		{"wild", "default"}, {".example.org", "wild"},
 		{"xexample.org", "default"}, {"*.example.org", "wild"},
 	};
 	static const int versions[] = {TLS1_2_VERSION, TLS1_3_VERSION};
@@ -553,7 +555,7 @@ static void test_alpn(void **state)
 		client_open(&c, &w, 0);
 		SSL_set_tlsext_host_name(c.ssl, "example.org");
 		if (rows[i].offer)
-			SSL_set_alpn_protos(c.ssl, (const unsigned char *)rows[i].offer, (unsigned)strlen(rows[i].offer));
+			SSL_set_alpn_protos(c.ssl, (const void *)rows[i].offer, (unsigned)strlen(rows[i].offer));
 		if (rows[i].got == 255) {
 			expect_refused(&c, SSL_AD_NO_APPLICATION_PROTOCOL);
 		} else {
@@ -615,7 +617,8 @@ static void pool_start(struct world *w, const uint8_t *keys)
 
 static void resumption_check(int version)
 {
-	static const uint8_t keys_old[] = {1, 0}, keys_both[] = {2, 1, 0}, keys_new[] = {2, 0}, keys_three[] = {3, 2, 1, 0};
+	static const uint8_t keys_old[] = {1, 0}, keys_both[] = {2, 1, 0}, keys_new[] = {2, 0};
+	static const uint8_t keys_three[] = {3, 2, 1, 0};
 	struct world a, b, rotated, later, three;
 	SSL_SESSION *s = NULL, *old;
 
@@ -1142,9 +1145,9 @@ static void test_not_a_client_hello(void **state)
 		{"GET / HTTP/1.1\r\nHost: x\r\n\r\n", 27, 0},
 		{"SSH-2.0-OpenSSH\r\n", 17, 0},
 		{"\x17\x03\x03\x00\x04" "data", 9, SSL_AD_UNEXPECTED_MESSAGE},
-		{"\x16\x03\x01\x00\x04\x02\x00\x00\x00", 9, SSL_AD_UNEXPECTED_MESSAGE},        /* a ServerHello */
-		{"\x16\x03\x01\x00\x04\x01\x00\x00\x00", 9, SSL_AD_DECODE_ERROR},              /* an empty ClientHello */
-		{"\x16\x03\x01\x00\x04\x01\xff\xff\xff", 9, SSL_AD_ILLEGAL_PARAMETER},         /* one of 16 MiB */
+		{"\x16\x03\x01\x00\x04\x02\x00\x00\x00", 9, SSL_AD_UNEXPECTED_MESSAGE},   /* a ServerHello */
+		{"\x16\x03\x01\x00\x04\x01\x00\x00\x00", 9, SSL_AD_DECODE_ERROR},   /* an empty ClientHello */
+		{"\x16\x03\x01\x00\x04\x01\xff\xff\xff", 9, SSL_AD_ILLEGAL_PARAMETER},   /* one of 16 MiB */
 		{"\x16\x03\x01\x7f\xff", 5, SSL_AD_RECORD_OVERFLOW},
 	};
 	struct world *w = *state;
@@ -1345,7 +1348,8 @@ static void test_key_update_without_room(void **state)
 
 static void test_trace(void **state)
 {
-	static const enum sl_trace_point points[] = {SL_TRACE_IN, SL_TRACE_NEXT, SL_TRACE_BACK, SL_TRACE_OUT, SL_TRACE_DONE};
+	static const enum sl_trace_point points[] = {SL_TRACE_IN, SL_TRACE_NEXT, SL_TRACE_BACK, SL_TRACE_OUT,
+						     SL_TRACE_DONE};
 	struct world *w = *state;
 	struct client c;
 
@@ -1375,8 +1379,10 @@ static void conf_refused(const struct world *model, const struct pair *p, unsign
 
 static void test_bad_configuration(void **state)
 {
-	struct pair locked = pair_make(EVP_EC_gen("P-256"), "locked", NULL, "secret"), weak = pair_make(EVP_RSA_gen(1024), "weak", NULL, NULL);
-	struct pair mixed[2] = {pairs[0], pairs[1]}, half = pairs[0], junk = {pairs[0].key, pairs[0].cert, pairs[0].key_len, pairs[0].cert_len};
+	struct pair locked = pair_make(EVP_EC_gen("P-256"), "locked", NULL, "secret");
+	struct pair weak = pair_make(EVP_RSA_gen(1024), "weak", NULL, NULL);
+	struct pair junk = {pairs[0].key, pairs[0].cert, pairs[0].key_len, pairs[0].cert_len};
+	struct pair mixed[2] = {pairs[0], pairs[1]}, half = pairs[0];
 	struct world w;
 
 	(void)state;
@@ -1402,15 +1408,17 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(test_tls_1_3), T(test_tls_1_2), T(test_refused_offers), T(test_chacha_for_those_who_prefer_it),
 		cmocka_unit_test(test_min_version), cmocka_unit_test(test_server_names),
-		cmocka_unit_test(test_two_key_types_for_a_name), cmocka_unit_test(test_alpn), cmocka_unit_test(test_resumption_1_3),
-		cmocka_unit_test(test_resumption_1_2), cmocka_unit_test(test_tickets_off), T(test_one_byte_at_a_time),
-		T(test_upload_with_little_room_1_3), T(test_upload_with_little_room_1_2), T(test_download_with_little_room_1_3),
+		cmocka_unit_test(test_two_key_types_for_a_name), cmocka_unit_test(test_alpn),
+		cmocka_unit_test(test_resumption_1_3), cmocka_unit_test(test_resumption_1_2),
+		cmocka_unit_test(test_tickets_off), T(test_one_byte_at_a_time), T(test_upload_with_little_room_1_3),
+		T(test_upload_with_little_room_1_2), T(test_download_with_little_room_1_3),
 		T(test_download_with_little_room_1_2), T(test_one_slot_for_one_record), T(test_client_closes_first),
-		T(test_http_closes_first), T(test_http_closes_first_and_the_client_just_leaves), T(test_truncation_is_no_end),
-		T(test_resets_go_through), T(test_reset_in_the_handshake), T(test_close_without_room), T(test_handshake_timeout),
-		T(test_linger), T(test_open_waits_for_a_slot), T(test_no_route), T(test_bad_open), cmocka_unit_test(test_limits),
-		T(test_not_a_client_hello), T(test_garbage), T(test_client_hello_cut_anywhere), T(test_mutated_handshakes),
-		T(test_broken_record), T(test_renegotiation_is_refused), T(test_key_update_without_room), T(test_trace),
+		T(test_http_closes_first), T(test_http_closes_first_and_the_client_just_leaves),
+		T(test_truncation_is_no_end), T(test_resets_go_through), T(test_reset_in_the_handshake),
+		T(test_close_without_room), T(test_handshake_timeout), T(test_linger), T(test_open_waits_for_a_slot),
+		T(test_no_route), T(test_bad_open), cmocka_unit_test(test_limits), T(test_not_a_client_hello),
+		T(test_garbage), T(test_client_hello_cut_anywhere), T(test_mutated_handshakes), T(test_broken_record),
+		T(test_renegotiation_is_refused), T(test_key_update_without_room), T(test_trace),
 		cmocka_unit_test(test_bad_configuration),
 	};
 

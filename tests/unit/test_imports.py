@@ -16,8 +16,8 @@ from support import ROOT
 
 PACKAGE = ROOT / "pipeline"
 
-# Each part may import those before it. The manager decides what is next, the actor does it, status tells it, the
-# daemon is all of that as a process.
+# Each part may import those before it. The manager decides what is next, the actor does it, status tells it,
+# the daemon is all of that as a process.
 PYTHON_ORDER = (
     *("errors", "policy", "_native", "host", "instances"),
     *("actor", "manager", "metrics", "status", "api", "daemon", "cli"),

@@ -17,7 +17,8 @@ static uint32_t null_rx_burst(struct sl_port *port, struct sl_frame *frames, uin
 	nb = sl_min(nb, n->nb_rx);
 	for (i = 0; i < nb; i++)
 		frames[i] = (struct sl_frame){
-			.seg = {{ n->rx[i] + SL_VLAN_MAX, n->rx_len[i] }}, .nb_seg = 1, .len = n->rx_len[i], .meta = n->rx_meta[i],
+			.seg = {{ n->rx[i] + SL_VLAN_MAX, n->rx_len[i] }}, .nb_seg = 1, .len = n->rx_len[i],
+			.meta = n->rx_meta[i],
 		};
 	n->nb_rx = 0;
 	return nb;
@@ -37,7 +38,7 @@ static uint32_t null_tx_burst(struct sl_port *port, const struct sl_frame *frame
 			break;
 		}
 		for (s = 0; s < frames[i].nb_seg; s++)
-			to = (uint8_t *)memcpy(to, frames[i].seg[s].iov_base, frames[i].seg[s].iov_len) + frames[i].seg[s].iov_len;
+			to = mempcpy(to, frames[i].seg[s].iov_base, frames[i].seg[s].iov_len);
 		n->tx_len[n->nb_tx++] = frames[i].len;
 	}
 	return i;

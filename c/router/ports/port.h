@@ -50,7 +50,7 @@ struct sl_port {
 	int error;                /* why the last burst stopped: 0 or -errno; -ENXIO: the NIC is gone for good */
 	uint16_t vm_id;           /* instance behind it; 0: the NIC */
 	bool unsent;              /* taken frames wait in the port: call tx_burst(port, NULL, 0) again within a ms */
-	uint64_t oversize;        /* frames dropped because they had more than SL_FRAME_SEGS parts or SL_FRAME_MAX bytes */
+	uint64_t oversize;        /* frames dropped: more than SL_FRAME_SEGS parts or SL_FRAME_MAX bytes */
 };
 
 static inline void sl_port_close(struct sl_port *port)

@@ -49,7 +49,7 @@ static uint64_t chunk_of(const struct sl_xsk *x, uint64_t offset)
 	return offset & ~(uint64_t)(x->chunk_len - 1);
 }
 
-/* ---- receive -------------------------------------------------------------------------------------------------------- */
+/* ---- receive ----------------------------------------------------------------------------------------------------- */
 
 static void held_release(struct sl_xsk *x)
 {
@@ -123,7 +123,7 @@ static uint32_t xsk_rx_burst(struct sl_port *port, struct sl_frame *frames, uint
 	return out;
 }
 
-/* ---- transmit ------------------------------------------------------------------------------------------------------- */
+/* ---- transmit ---------------------------------------------------------------------------------------------------- */
 
 static void completions_take(struct sl_xsk *x)
 {
@@ -204,7 +204,7 @@ static uint32_t xsk_tx_burst(struct sl_port *port, const struct sl_frame *frames
 	return i;
 }
 
-/* ---- open and close ------------------------------------------------------------------------------------------------- */
+/* ---- open and close ---------------------------------------------------------------------------------------------- */
 
 static void xsk_close(struct sl_port *port)
 {
@@ -223,12 +223,13 @@ static int umem_open(struct sl_xsk *x)
 {
 	struct xsk_umem_config conf = { .fill_size = RX_CHUNKS, .comp_size = TX_CHUNKS, .frame_size = x->chunk_len };
 	size_t len = (size_t)(RX_CHUNKS + TX_CHUNKS) * x->chunk_len;
+	int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE;
 	void *mem;
 
 	x->mem_len = (len + HUGE_PAGE - 1) & ~(size_t)(HUGE_PAGE - 1);
-	mem = mmap(NULL, x->mem_len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE | MAP_HUGETLB, -1, 0);
+	mem = mmap(NULL, x->mem_len, PROT_READ | PROT_WRITE, flags | MAP_HUGETLB, -1, 0);
 	if (mem == MAP_FAILED)
-		mem = mmap(NULL, x->mem_len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+		mem = mmap(NULL, x->mem_len, PROT_READ | PROT_WRITE, flags, -1, 0);
 	if (mem == MAP_FAILED)
 		return -errno;
 	x->mem = mem;

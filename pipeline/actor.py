@@ -14,6 +14,7 @@ import os
 import pickle
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
@@ -36,7 +37,7 @@ from pipeline.instances.process import ProcessDriver
 from pipeline.policy import plan
 from pipeline.policy.config import Config
 from pipeline.policy.model import Driver as DriverName
-from pipeline.policy.model import Edge, Instance, IPAddress, LayerId, RoutingTable, Service, Slot, Swarm
+from pipeline.policy.model import Edge, Instance, IPAddress, LayerId, RoutingTable, Service, Slot, Swarm, VmState
 from pipeline.policy.routing import maglev_table
 
 STOP_TIMEOUT = 1.0       # seconds for an instance to end by itself once told so
@@ -78,12 +79,20 @@ class Actor:
 
     # ---- life
 
-    def open(self) -> None:
-        """Before the first action: doorbells, the classifier's maps, secrets."""
+    def open(self) -> str:
+        """Before the first action: doorbells, the classifier's maps, secrets. Returns what ``configure`` does."""
         asyncio.get_running_loop().add_reader(self._doorbells, self._doorbells.ready)
         self.classifier = Classifier.load(mount_pins(self.run_dir))
         self.classifier.set_queues(self.queues)
-        self._secrets = self._load_secrets()
+        return self.configure(self.config)
+
+    def configure(self, config: Config) -> str:
+        """Takes over another configuration: it counts for what is started from now on. Returns a digest of the keys and certificates, by
+        which the plan tells instances that have older ones. Raises SwarmlineError, with nothing changed, if a file cannot be read.
+        """
+        self._secrets = self._load_secrets(config)
+        self.config = config
+        return sha256(b"".join(pair.cert + pair.key for pair in self._secrets.key_pairs)).hexdigest()[:12]
 
     @property
     def queues(self) -> int:
@@ -111,15 +120,7 @@ class Actor:
 
     def remember(self, swarm: Swarm) -> None:
         """Leaves the plan's state with the holder, for a manager that comes after this one."""
-        memory = pickle.dumps(swarm)
-        fd = sealed_memfd("sl-swarm", max(len(memory), 1))
-        try:
-            os.pwrite(fd, memory, 0)
-            with contextlib.suppress(HolderError):
-                self.holder.fd_remove(keys.SWARM)
-            self.holder.fd_put(keys.SWARM, [fd])
-        finally:
-            os.close(fd)
+        self._keep(keys.SWARM, pickle.dumps(swarm))
 
     def recall(self) -> Swarm | None:
         """What a former manager left; None: there was none."""
@@ -183,7 +184,7 @@ class Actor:
             case plan.DrainInstance(instance, _):
                 self.command(instance.vm_id, Command.DRAIN)
             case plan.StopInstance(instance):
-                await self._stop_instance(instance.vm_id)
+                await self._stop_instance(instance)
             case plan.SetRoutes(table):
                 self._set_routes(table, wanted)
             case plan.SetServices(services):
@@ -246,17 +247,19 @@ class Actor:
         await member.running.wait()
         self._on_end(member.instance.vm_id)
 
-    async def _stop_instance(self, vm_id: int) -> None:
+    async def _stop_instance(self, instance: Instance) -> None:
+        vm_id = instance.vm_id
         member = self.members.get(vm_id)
         if member is None:
             return
         if member.watcher:
             member.watcher.cancel()
         if member.running:
-            self.command(vm_id, Command.STOP)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(STOP_TIMEOUT):
-                    await member.running.wait()
+            if instance.state is not VmState.FAILED:       # one that failed would not hear it
+                self.command(vm_id, Command.STOP)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(STOP_TIMEOUT):
+                        await member.running.wait()
             await self._drivers[member.instance.driver].stop(member.running)
         if self.router and LayerId.TCP in member.instance.layers:
             self.router.port_remove(vm_id)
@@ -386,6 +389,9 @@ class Actor:
     def _set_services(self, services: Sequence[Service]) -> None:
         if self.router and services:
             self._router_tell(services)
+            for vm_id, member in self.members.items():
+                if LayerId.TCP in member.instance.layers:
+                    self.router.port_restore(vm_id, self._vips(services))
         assert self.classifier
         self.classifier.set_services(services)
 
@@ -394,20 +400,29 @@ class Actor:
     def _secrets_for(self, instance: Instance) -> Secrets:
         return self._secrets if LayerId.TLS in instance.layers else Secrets()
 
-    def _load_secrets(self) -> Secrets:
-        """Keys: files are read anew by each manager; what was made for this swarm is in the holder's memory, never on a disk."""
-        if keys.TLS_SECRETS in self.holder.fd_list():
-            made: tuple[list[KeyPair], list[TicketKey]] = pickle.loads(
-                _memfd_read(self.holder.fd_get(keys.TLS_SECRETS)[0]))  # written below
-        else:
-            made = [self_signed([name]) for name in self.config.tls.self_signed], [TicketKey.fresh()]
-            memory = pickle.dumps(made)
-            fd = sealed_memfd("sl-secrets", len(memory))
+    def _load_secrets(self, config: Config) -> Secrets:
+        """Keys: files are read anew each time; what was made for this swarm is in the holder's memory, never on a disk."""
+        pairs = [KeyPair(_file(c.cert, "certificate"), _file(c.key, "key")) for c in config.tls.certificates]
+        known = keys.TLS_SECRETS in self.holder.fd_list()
+        made: tuple[dict[str, KeyPair], list[TicketKey]] = ({}, [TicketKey.fresh()])
+        if known:
+            made = pickle.loads(_memfd_read(self.holder.fd_get(keys.TLS_SECRETS)[0]))   # written below
+        missing = [name for name in config.tls.self_signed if name not in made[0]]
+        made[0].update({name: self_signed([name]) for name in missing})
+        if missing or not known:
+            self._keep(keys.TLS_SECRETS, pickle.dumps(made))
+        return Secrets((*pairs, *(made[0][name] for name in config.tls.self_signed)), made[1])
+
+    def _keep(self, key: str, memory: bytes) -> None:
+        """Bytes that must survive the manager and must not be written to a disk."""
+        fd = sealed_memfd(f"sl-{key}", max(len(memory), 1))
+        try:
             os.pwrite(fd, memory, 0)
-            self.holder.fd_put(keys.TLS_SECRETS, [fd])
+            if key in self.holder.fd_list():
+                self.holder.fd_remove(key)
+            self.holder.fd_put(key, [fd])
+        finally:
             os.close(fd)
-        pairs = [KeyPair(_file(c.cert, "certificate"), _file(c.key, "key")) for c in self.config.tls.certificates]
-        return Secrets((*pairs, *made[0]), made[1])
 
 
 def unpin_all(run_dir: Path) -> None:

@@ -7,6 +7,7 @@
     GET  /v1/events?since=N   what happened after event N
     POST /v1/scale            {"layer": "app", "instances": 4}
     POST /v1/drain            {"vm_id": 7, "force": false}
+    POST /v1/reload           {"file": "/path", "dry_run": true}; without a file: the one that was last used
     POST /v1/trace            {"every": 1}; 0 ends it
     GET  /v1/trace            events of traced requests
     POST /v1/down             {}; ends the swarm and then the manager
@@ -26,8 +27,10 @@ from typing import Any
 
 from aiohttp import web
 
-from pipeline.errors import ApiError, SwarmlineError
+from pipeline.errors import ApiError, ConfigError, SwarmlineError
+from pipeline.host import keys
 from pipeline.manager import Manager
+from pipeline.policy.config import parse_config
 from pipeline.policy.model import LayerId
 from pipeline.status import status
 
@@ -88,6 +91,11 @@ class _Api:
         body = await _body(request)
         return _json({"plan": await self._manager.drain(_integer(body, "vm_id"), force=bool(body.get("force", False)))})
 
+    async def reload(self, request: web.Request) -> web.Response:
+        body = await _body(request)
+        file = Path(str(body.get("file") or self._manager.config.file))
+        return _json({"plan": await reload_file(self._manager, file, dry_run=bool(body.get("dry_run", False)))})
+
     async def trace_start(self, request: web.Request) -> web.Response:
         self._manager.trace(max(_integer(await _body(request), "every", 1), 0))
         return _json({})
@@ -104,9 +112,27 @@ class _Api:
         application.add_routes([
             web.get("/v1/status", self.status), web.get("/v1/events", self.events),
             web.post("/v1/scale", self.scale), web.post("/v1/drain", self.drain),
+            web.post("/v1/reload", self.reload),
             web.post("/v1/trace", self.trace_start), web.get("/v1/trace", self.trace),
             web.post("/v1/down", self.down)])
         return application
+
+
+def read_config(file: Path) -> str:
+    """The text of a config file."""
+    try:
+        return file.read_text()
+    except OSError as error:
+        raise ConfigError(f"cannot read it: {error.strerror}", file=str(file)) from error
+
+
+async def reload_file(manager: Manager, file: Path, *, dry_run: bool = False) -> list[str]:
+    """Validates the file, then applies it (or only says what it would do). It then counts for later managers too."""
+    text = read_config(file)
+    done = await manager.reload(parse_config(text, str(file)), dry_run=dry_run)
+    if not dry_run:
+        manager.actor.holder.blob_put(keys.CONFIG, {"file": str(file), "text": text})
+    return done
 
 
 @asynccontextmanager

@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,11 @@ from pipeline.host.control import Report, TraceEvent
 from pipeline.host.processes import log_tail
 from pipeline.policy import plan
 from pipeline.policy.config import Config
-from pipeline.policy.model import Instance, LayerId, Swarm, VmState
+from pipeline.policy.health import CrashLoops, Heartbeats
+from pipeline.policy.model import Instance, Layer, LayerId, Swarm, VmState
+from pipeline.policy.scaling import WINDOW, Sample, decide
 
 TURN = 0.2                 # seconds between two looks if nothing rings
-HEARTBEAT_TIMEOUT = 3.0    # seconds of silence after which an instance is given up
 DRAIN_GRACE = 0.5          # seconds in which frames that were under way to a draining instance may still open flows
 RETRY = 1.0                # seconds after an action failed
 EVENTS_KEPT = 1000
@@ -64,6 +66,13 @@ class Manager:
         self._wake = asyncio.Event()
         self._dead: set[int] = set()
         self._drained_at: dict[int, float] = {}
+        self._started_at: dict[int, float] = {}
+        self._heartbeats = Heartbeats()
+        self._crash_loops = CrashLoops()
+        self._samples: deque[Sample] = deque()
+        self._scaled_at: dict[LayerId, float] = {}
+        self._silent: set[int] = set()
+        self._former: tuple[Config, plan.Intent] | None = None     # before the last reload
         self._router_died = False
         self._retry_at = 0.0
         self._lock = asyncio.Lock()        # one plan is carried out at a time
@@ -73,7 +82,8 @@ class Manager:
 
     async def run(self) -> None:
         """Until ``ended`` is set. Raises SwarmlineError if the swarm can not be brought up."""
-        self.actor.open()
+        digest = self.actor.open()
+        self.intent = self._intent(self.config, digest)
         try:
             if (former := self.actor.recall()) is not None:
                 self.note("adopted", f"took over {len(former.instances)} instances of a former manager")
@@ -98,13 +108,16 @@ class Manager:
                 return
             await self._revive_router()
             self._observe()
+            self._autoscale(time.monotonic())
             if time.monotonic() >= self._retry_at:
                 await self._reconcile()
         self._check_complete()
 
     async def _reconcile(self) -> None:
         try:
-            wanted = plan.desired(self.actual, self.intent, time.monotonic())
+            now = time.monotonic()
+            intent = replace(self.intent, held=self._crash_loops.held(now))
+            wanted = plan.desired(self.actual, intent, now)
             actions = plan.diff(self.actual, wanted, force=self.intent.force)
             if not actions:
                 return
@@ -131,6 +144,7 @@ class Manager:
         if isinstance(action, plan.StartInstance):
             # a place is taken before the instance is there, so that nobody else is given it meanwhile
             self.actual = plan.advance(self.actual, action)
+            self._started_at[action.instance.vm_id] = time.monotonic()
             try:
                 await self.actor.perform(action, wanted)
             except LaunchError:
@@ -146,6 +160,7 @@ class Manager:
 
     def _forget(self, vm_id: int) -> None:
         self._drained_at.pop(vm_id, None)
+        self._started_at.pop(vm_id, None)
         self._dead.discard(vm_id)
         self.reports.pop(vm_id, None)
         self.intent = replace(self.intent, drain=self.intent.drain - {vm_id})
@@ -154,6 +169,8 @@ class Manager:
 
     def _observe(self) -> None:
         self.reports.update(self.actor.reports())
+        beats = [(vm_id, report.status.heartbeat_ns / 1e9) for vm_id, report in self.reports.items()]
+        self._silent = self._heartbeats.silent(beats, time.monotonic())
         for instance in self.actual.instances:
             self._observe_instance(instance, self.reports.get(instance.vm_id))
         for member in self.actor.members.values():
@@ -174,8 +191,8 @@ class Manager:
         elif report and instance.state is VmState.BOOTING and report.status.state is VmState.READY:
             self.actual = self.actual.with_instance(instance.to(VmState.READY))
             self.note("ready", f"{instance} is ready", vm_id=instance.vm_id)
-        elif report and time.monotonic() - report.status.heartbeat_ns / 1e9 > HEARTBEAT_TIMEOUT:
-            self._instance_failed(instance, report, f"gave no heartbeat for {HEARTBEAT_TIMEOUT:g} s")
+        elif instance.vm_id in self._silent and instance.state is not VmState.BOOTING:
+            self._instance_failed(instance, report, "gave no heartbeat")
 
     def _settled(self, instance: Instance, report: Report) -> Report:
         """A draining instance counts as drained only after what was under way to it has arrived."""
@@ -195,8 +212,34 @@ class Manager:
 
     def _fail(self, vm_id: int) -> None:
         instance = self.actual.instance(vm_id)
-        if instance is not None and instance.live:
-            self.actual = self.actual.with_instance(instance.to(VmState.FAILED))
+        if instance is None or not instance.live:
+            return
+        self._roll_back(instance)
+        self.actual = self.actual.with_instance(instance.to(VmState.FAILED))
+        now = time.monotonic()
+        age = now - self._started_at.get(vm_id, 0.0)
+        delay = self._crash_loops.died(instance.layers[0], age, now)
+        if delay:
+            self.note("crash-loop", f"{instance.layers[0].label} instances keep dying young; "
+                                    f"the next is started in {delay:.1f} s", vm_id=vm_id)
+
+    def _autoscale(self, now: float) -> None:
+        """Layers that ask for it get as many instances as their measured load wants."""
+        if not self.complete:
+            return
+        while self._samples and self._samples[0].at < now - WINDOW:
+            self._samples.popleft()
+        for layer in self.intent.layers:
+            if not layer.autoscale:
+                continue
+            pool = self.actual.pool(layer.id, VmState.ACTIVE)
+            self._samples.extend(Sample(now, i.vm_id, i.status.load) for i in pool if i.status)
+            mine = [s for s in self._samples if any(s.vm_id == i.vm_id for i in pool)]
+            decision = decide(layer, mine, now, self._scaled_at.get(layer.id))
+            if decision.target != layer.instances:
+                self._scaled_at[layer.id] = now
+                self.intent = replace(self.intent, layers=plan.scale(self.intent.layers, layer.id, decision.target))
+                self.note("autoscale", f"{layer.id.label}: {decision.reason}")
 
     def _instance_ended(self, vm_id: int) -> None:
         self._dead.add(vm_id)
@@ -228,6 +271,50 @@ class Manager:
             self.note("up", f"swarm {self.config.name} is up: {len(self.actual.instances)} instances")
 
     # ---- what the operator wants
+
+    def _intent(self, config: Config, digest: str) -> plan.Intent:
+        """The revision of a layer names all that its instances were started with: when it changes they are replaced one after another."""
+        def revision(layer: Layer) -> str:
+            parts = [layer.revision, digest if layer.id is LayerId.TLS else ""]
+            parts += [repr(s) for s in config.services if layer.id in s.chain.layers]
+            return sha256("|".join(parts).encode()).hexdigest()[:12]
+
+        layers = tuple(replace(layer, revision=revision(layer)) for layer in config.layers)
+        return plan.Intent(config.services, layers, config.nic.interface, config.drain_timeout)
+
+    async def reload(self, config: Config, *, dry_run: bool = False) -> list[str]:
+        """Another configuration, applied by the same plan as everything else. Returns what is done first; with ``dry_run`` nothing is. If
+        an instance with the new settings does not come up, the former configuration is taken back.
+        """
+        if config.nic != self.config.nic:
+            raise PlanError("[nic] cannot change in a running swarm", hint="`swarmline down`, then `swarmline up`")
+        config = replace(config, services=plan.keep_indices(self.actual.services, config.services))
+        async with self._lock:
+            former = (self.config, self.intent)
+            intent = replace(self._intent(config, self.actor.configure(config)), drain=self.intent.drain)
+            try:
+                actions = plan.diff(self.actual, plan.desired(self.actual, intent, time.monotonic()))
+            except SwarmlineError:
+                self.actor.configure(self.config)
+                raise
+            if dry_run:
+                self.actor.configure(self.config)
+                return [str(action) for action in actions]
+            self._former, self.config, self.intent = former, config, intent
+            self.note("reload", f"{config.file}: {len(actions)} things to do at once")
+        self._wake.set()
+        return [str(action) for action in actions]
+
+    def _roll_back(self, instance: Instance) -> None:
+        """An instance failed before it was ready: if it had new settings, these are taken back."""
+        if self._former is None or instance.state is not VmState.BOOTING:
+            return
+        old = {layer.id: layer.revision for layer in self._former[1].layers}
+        if old.get(instance.layers[0]) == instance.revision:
+            return
+        (self.config, self.intent), self._former = self._former, None
+        self.actor.configure(self.config)
+        self.note("rolled-back", f"{instance} did not come up with the new configuration: the former one counts again")
 
     async def scale(self, layer: LayerId, instances: int) -> list[str]:
         """Another number of instances. Returns what is done now; the rest follows by itself."""

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from pipeline.cli import preflight
 from pipeline.cli.client import call
 from pipeline.cli.options import RUN_DIR, Json, RunDir, print_json
 from pipeline.errors import ApiError
@@ -39,6 +41,19 @@ def drain(vm_id: Annotated[int, typer.Argument(metavar="VMID", help="as in `swar
     _print_plan(call(run_dir, "POST", "/v1/drain", {"vm_id": vm_id, "force": force})["plan"], as_json)
 
 
+def reload(file: Annotated[Path | None, typer.Argument(help="Config file; default: the one that was last used.")] = None,
+           dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be done.")] = False,
+           run_dir: RunDir = RUN_DIR, as_json: Json = False) -> None:
+    """Apply a changed config file. It is checked first; instances are replaced without disturbing a request.
+
+    Example: swarmline reload --dry-run
+    """
+    if file is not None:
+        preflight.config(file)
+    body = {"file": str(file.absolute()) if file else None, "dry_run": dry_run}
+    _print_plan(call(run_dir, "POST", "/v1/reload", body)["plan"], as_json)
+
+
 def _print_plan(actions: list[str], as_json: bool) -> None:
     if as_json:
         print_json({"plan": actions})
@@ -49,3 +64,4 @@ def _print_plan(actions: list[str], as_json: bool) -> None:
 def register(cli: typer.Typer) -> None:
     cli.command()(scale)
     cli.command()(drain)
+    cli.command()(reload)

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What swarmline keeps in the holder under which key. Notes are JSON and also in DIR/state.json; secrets are memfds only."""
+"""What swarmline keeps in the holder under which key. Notes are JSON, also in DIR/state.json; secrets are memfds
+only.
+"""
 
 from __future__ import annotations
 
+CONFIG = "config"                  # note: {"file", "text"} of the configuration that counts
 HUGEPAGES = "hugepages"            # note: what `up` added to the kernel's pool, to be given back
 MANAGER_ERROR = "manager-error"    # note: why a manager gave up, for who waits for it
 SWARM = "swarm"                    # memfd: the plan's state, for the next manager

@@ -241,12 +241,13 @@ class Intent:
     interface: str
     drain_timeout: float = 30.0           # seconds
     drain: frozenset[int] = frozenset()   # VMIDs of instances that are to go, or have gone
+    held: frozenset[LayerId] = frozenset()   # layers that get no new instance now: theirs keep dying
     force: bool = False                   # a layer may be left with fewer than `min` active instances
 
 
 def desired(actual: Swarm, intent: Intent, now: float) -> Swarm:
     """The swarm to aim at now (CLOCK_MONOTONIC seconds). Raises PlanError for what cannot be reached."""
-    services = _keep_indices(actual.services, intent.services)
+    services = keep_indices(actual.services, intent.services)
     wanted = replace(actual, layers=intent.layers, edges=_edges(actual, services, intent.layers), router=True,
                      instances=_survivors(actual.instances, now))
     deadline = now + intent.drain_timeout
@@ -272,7 +273,7 @@ def _survivors(instances: Iterable[Instance], now: float) -> tuple[Instance, ...
     return tuple(i for i in instances if not ended(i))
 
 
-def _keep_indices(old: Iterable[Service], new: Sequence[Service]) -> tuple[Service, ...]:
+def keep_indices(old: Iterable[Service], new: Sequence[Service]) -> tuple[Service, ...]:
     """A service that exists keeps its index; the others get those that are free."""
     held = {s.name: s.index for s in old}
     kept = {held[s.name] for s in new if s.name in held}

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who is silent, and how soon a layer whose instances keep dying gets another. Pure: the clock is a parameter, in seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from pipeline.policy.model import LayerId
+
+SILENCE = 0.45       # an instance publishes ten times a second; after this it is taken for dead
+OWN_PAUSE = 0.3      # a longer pause between two looks is the looker's own: then nobody is judged for a while
+SHORT_LIFE = 10.0    # an instance that dies younger than this is a sign of a crash loop
+FIRST_DELAY = 0.2
+LONGEST_DELAY = 30.0
+
+
+@dataclass
+class Heartbeats:
+    """Finds instances that went silent, and does not blame them for a machine that stood still as a whole."""
+
+    _last_look: float = 0.0
+    _judge_from: float = 0.0
+
+    def silent(self, beats: Iterable[tuple[int, float]], now: float) -> set[int]:
+        """``beats``: (vm_id, time of the last heartbeat). Who of them gave none for too long."""
+        if now - self._last_look > OWN_PAUSE:
+            self._judge_from = now + SILENCE
+        self._last_look = now
+        if now < self._judge_from:
+            return set()
+        return {vm_id for vm_id, beat in beats if now - beat > SILENCE}
+
+
+@dataclass
+class CrashLoops:
+    """Delays the replacement of instances that die young: doubled each time, forgotten when one lives."""
+
+    _short_lives: dict[LayerId, int] = field(default_factory=dict)
+    _not_before: dict[LayerId, float] = field(default_factory=dict)
+
+    def died(self, layer: LayerId, age: float, now: float) -> float:
+        """Notes a death. Returns how long the next start of this layer has to wait."""
+        count = self._short_lives.get(layer, 0) + 1 if age < SHORT_LIFE else 0
+        self._short_lives[layer] = count
+        # the first early death may be bad luck
+        delay = min(FIRST_DELAY * 2.0 ** (count - 2), LONGEST_DELAY) if count > 1 else 0.0
+        self._not_before[layer] = now + delay
+        return delay
+
+    def held(self, now: float) -> frozenset[LayerId]:
+        """Layers that get no new instance yet."""
+        return frozenset(layer for layer, time in self._not_before.items() if now < time)

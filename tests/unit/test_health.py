@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Silent instances and crash loops."""
+
+from pipeline.policy.health import FIRST_DELAY, LONGEST_DELAY, SHORT_LIFE, SILENCE, CrashLoops, Heartbeats
+from pipeline.policy.model import LayerId
+
+
+def looks(until: float, beats: dict[int, float]) -> set[int]:
+    """What a manager that looks five times a second finds at the end."""
+    heart, now, found = Heartbeats(), 100.0, set[int]()
+    while now <= until:
+        found = heart.silent(beats.items(), now)
+        now += 0.2
+    return found
+
+
+def test_silence_is_found_in_time() -> None:
+    assert looks(101.05, {1: 101.0, 2: 100.4}) == {2}
+    assert looks(101.05, {1: 101.0, 2: 101.05 - SILENCE + 0.05}) == set()
+
+
+def test_nobody_is_blamed_for_a_pause_of_the_manager_itself() -> None:
+    heart = Heartbeats()
+    for step in range(10):
+        assert heart.silent([(1, 100.0 + step * 0.2)], 100.0 + step * 0.2) == set()
+    assert heart.silent([(1, 101.8)], 110.0) == set()           # both stood still for 8 s
+    assert heart.silent([(1, 101.8)], 110.2) == set()
+    assert heart.silent([(1, 101.8)], 110.4) == set()
+    assert heart.silent([(1, 101.8)], 110.6) == {1}             # the manager lives again, the instance does not
+
+
+def test_the_first_early_death_is_replaced_at_once_and_a_loop_ever_later() -> None:
+    loops, now = CrashLoops(), 0.0
+    delays = [loops.died(LayerId.APP, 0.1, now) for _ in range(12)]
+    assert delays[:3] == [0.0, FIRST_DELAY, FIRST_DELAY * 2]
+    assert delays[-1] == LONGEST_DELAY
+    assert loops.held(now + LONGEST_DELAY - 1) == {LayerId.APP}
+    assert loops.held(now + LONGEST_DELAY + 1) == frozenset()
+
+
+def test_a_long_life_forgives() -> None:
+    loops = CrashLoops()
+    for _ in range(5):
+        loops.died(LayerId.APP, 0.1, 0.0)
+    assert loops.died(LayerId.APP, SHORT_LIFE + 1, 100.0) == 0.0
+    assert loops.held(100.0) == frozenset()

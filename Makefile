@@ -24,7 +24,8 @@ SOURCES := $(shell find c ebpf pipeline -name __pycache__ -prune -o -print) \
 	meson.build meson_options.txt pyproject.toml
 
 # $(call logged,NAME,COMMAND): run COMMAND; its output is shown only if it fails, and kept in BUILD/NAME.log
-logged = mkdir -p $(BUILD) && { $(2) >$(BUILD)/$(1).log 2>&1 || { cat $(BUILD)/$(1).log; echo "make: $(1) failed (the log above is $(BUILD)/$(1).log)"; false; }; }
+logged = mkdir -p $(BUILD) && { $(2) >$(BUILD)/$(1).log 2>&1 || { \
+	cat $(BUILD)/$(1).log; echo "make: $(1) failed (the log above is $(BUILD)/$(1).log)"; false; }; }
 
 .PHONY: help deps deps-bench venv build install test demo bench verify lint clean
 
@@ -77,11 +78,12 @@ bench: deps-bench install ## compare with peers (ONLY=prefix selects)
 
 verify: install ## the long proofs: unit tests under sanitizers, fuzzers, models
 	@echo "  VERIFY  C unit tests with address and undefined behaviour sanitizers"
-	@test -f $(BUILD)/sanitized/build.ninja || $(call logged,sanitized-setup,$(VENV)/bin/meson setup \
-		-Dsanitize=address$(comma)undefined -Dbuildtype=debugoptimized $(BUILD)/sanitized)
+	@if [ ! -f $(BUILD)/sanitized/build.ninja ]; then $(call logged,sanitized-setup,$(VENV)/bin/meson setup \
+		-Dsanitize=address$(comma)undefined -Dbuildtype=debugoptimized $(BUILD)/sanitized); fi
 	@$(call logged,sanitized,$(VENV)/bin/meson test -C $(BUILD)/sanitized --print-errorlogs --timeout-multiplier 5)
 	@echo "  VERIFY  property tests, with new examples"
-	@$(call logged,explore,HYPOTHESIS_PROFILE=explore $(VENV)/bin/pytest -q --timeout=900 -o cache_dir=$(abspath $(BUILD))/pytest tests/unit)
+	@$(call logged,explore,HYPOTHESIS_PROFILE=explore $(VENV)/bin/pytest -q --timeout=900 \
+		-o cache_dir=$(abspath $(BUILD))/pytest tests/unit)
 	@if [ -x tests/fuzz/run ]; then tests/fuzz/run; fi
 
 lint: venv ## ruff, mypy --strict, clang-format if there is one

@@ -4,6 +4,7 @@
 ::
 
     GET  /v1/status           everything: instances, edges, services, routing_table, counters
+    GET  /metrics             the same for Prometheus
     GET  /v1/events?since=N   what happened after event N
     POST /v1/scale            {"layer": "app", "instances": 4}
     POST /v1/drain            {"vm_id": 7, "force": false}
@@ -30,6 +31,7 @@ from aiohttp import web
 from pipeline.errors import ApiError, ConfigError, SwarmlineError
 from pipeline.host import keys
 from pipeline.manager import Manager
+from pipeline.metrics import CONTENT_TYPE, metrics
 from pipeline.policy.config import parse_config
 from pipeline.policy.model import LayerId
 from pipeline.status import status
@@ -75,6 +77,9 @@ class _Api:
     async def status(self, _: web.Request) -> web.Response:
         return _json(status(self._manager))
 
+    async def metrics(self, _: web.Request) -> web.Response:
+        return web.Response(body=metrics(status(self._manager)), headers={"Content-Type": CONTENT_TYPE})
+
     async def events(self, request: web.Request) -> web.Response:
         since = int(request.query.get("since", "0") or 0)
         return _json({"events": [asdict(e) for e in self._manager.events if e.number > since]})
@@ -110,7 +115,7 @@ class _Api:
     def application(self) -> web.Application:
         application = web.Application(middlewares=[_errors])
         application.add_routes([
-            web.get("/v1/status", self.status), web.get("/v1/events", self.events),
+            web.get("/v1/status", self.status), web.get("/metrics", self.metrics), web.get("/v1/events", self.events),
             web.post("/v1/scale", self.scale), web.post("/v1/drain", self.drain),
             web.post("/v1/reload", self.reload),
             web.post("/v1/trace", self.trace_start), web.get("/v1/trace", self.trace),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -59,6 +59,7 @@ class Manager:
         self.actual = Swarm()
         self.reports: dict[int, Report] = {}
         self.events: deque[Event] = deque(maxlen=EVENTS_KEPT)
+        self.event_counts: Counter[str] = Counter()
         self.traces: deque[TraceEvent] = deque(maxlen=TRACES_KEPT)
         self.complete = False              # every layer was active once: from now on failures are lived with
         self.ended = asyncio.Event()
@@ -352,6 +353,7 @@ class Manager:
 
     def note(self, kind: str, text: str, **fields: Any) -> None:
         """Logs an event and keeps it for `events`."""
+        self.event_counts[kind] += 1
         self.events.append(Event(next(self._numbers), time.time(), kind, text, fields))
         log.info(text, kind=kind, **fields)
 

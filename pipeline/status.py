@@ -17,7 +17,7 @@ def status(manager: Manager) -> dict[str, Any]:
     actual = manager.actual
     return {
         "swarm": {"name": manager.config.name, "pid": os.getpid(), "run_dir": str(manager.run_dir),
-                  "interface": actual.classifier, "up": manager.complete},
+                  "interface": actual.classifier, "up": manager.complete, "events": dict(manager.event_counts)},
         "instances": [_instance(i, manager.reports.get(i.vm_id)) for i in actual.instances],
         "layers": [{"layer": layer.id.label, "instances": layer.instances, "min": layer.min, "max": layer.max,
                     "active": len([i for i in actual.pool(layer.id) if i.state.name == "ACTIVE"])}
@@ -49,6 +49,7 @@ def _instance(instance: Instance, report: Report | None) -> dict[str, Any]:
         "bytes_in": report.bytes_in if report else 0,
         "bytes_out": report.bytes_out if report else 0,
         "busy_ns": report.busy_ns if report else 0,
+        "latency": list(report.latency) if report else [],
         "counters": {name: n for name, n in report.counters.items() if n} if report else {},
         "error": report.text if report else "",
     }

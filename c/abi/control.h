@@ -25,6 +25,7 @@ enum {
 	SL_HEARTBEAT_NS = 100000000,      /* an instance publishes VMStatus at least so often */
 	SL_TRACE_CAP = 1024,              /* events, a power of two */
 	SL_TEXT_LEN = 160,
+	SL_LATENCY_MAX = 24,              /* buckets: 2 µs to 17 s */
 };
 
 enum sl_cmd {
@@ -162,9 +163,11 @@ struct sl_vm_status {
 	__u64 bytes_in;              /* payload from the client's direction */
 	__u64 bytes_out;             /* payload towards the client */
 	__u64 counters[SL_CNT_MAX];  /* by enum sl_counter */
+	__u64 latency[SL_LATENCY_MAX];   /* answers that took 2^n ... 2^(n + 1) µs; the first also less, the last also more. tcp: accept to
+					    first answer; tls: handshake; http, app: request to end of answer */
 	__u8 text[SL_TEXT_LEN];      /* last error in words, zero-terminated */
 };
-_Static_assert(sizeof(struct sl_vm_status) == 544, "no implicit padding");
+_Static_assert(sizeof(struct sl_vm_status) == 736, "no implicit padding");
 
 enum sl_trace_point {
 	SL_TRACE_ACCEPT = 1,     /* tcp: connection accepted */

@@ -48,6 +48,8 @@ void sl_wheel_run(struct sl_wheel *w, uint64_t now_ms)
 	uint64_t last = now_ms / SL_WHEEL_MS;
 
 	w->now_ms = now_ms;
+	if (last < w->tick)   /* this tick was run already */
+		return;
 	if (last - w->tick >= SL_WHEEL_SLOTS)   /* slept for more than a turn: each slot once is enough */
 		w->tick = last - SL_WHEEL_SLOTS + 1;
 	for (; w->tick <= last; w->tick++)

@@ -56,6 +56,7 @@ struct sl_instance {
 	uint32_t active_flows;
 	uint64_t requests, bytes_in, bytes_out;
 	uint64_t counters[SL_CNT_MAX];       /* by enum sl_counter */
+	uint64_t latency[SL_LATENCY_MAX];    /* by sl_latency_add */
 	uint32_t trace_every;
 };
 
@@ -85,6 +86,15 @@ void sl_watch_del(struct sl_instance *inst, struct sl_watch *w);
 
 /* Writes a trace event if the flow is traced. parent: request_id of the connection that a request belongs to, or 0. */
 void sl_trace_flow(const struct sl_flow *f, enum sl_trace_point point, uint64_t parent);
+
+/* Counts one answer that began at since_ns (sl_now_ns) and is complete now. What an answer is: see struct sl_vm_status. */
+static inline void sl_latency_add(struct sl_instance *inst, uint64_t since_ns)
+{
+	uint64_t us = (sl_now_ns() - since_ns) / 1000;
+	unsigned n = us < 2 ? 0 : 63 - (unsigned)__builtin_clzll(us);
+
+	inst->latency[sl_min(n, (unsigned)SL_LATENCY_MAX - 1)]++;
+}
 
 /* A fresh request_id of this instance. */
 uint64_t sl_request_id(struct sl_instance *inst);

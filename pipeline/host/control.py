@@ -117,6 +117,7 @@ class Report:
     bytes_in: int = 0
     bytes_out: int = 0
     counters: Mapping[str, int] = field(default_factory=dict)
+    latency: tuple[int, ...] = ()                   # how many answers took 2^n to 2^(n + 1) µs
     text: str = ""                                  # its last error in words
 
 
@@ -350,7 +351,7 @@ def _report(vm_id: int, raw: Any) -> Report:
         cmd_seen=raw.cmd_seen, assignment_seen=raw.assignment_seen,
         routes_seen=tuple(raw.routes_seen), error=raw.error, busy_ns=raw.busy_ns, requests=raw.requests,
         bytes_in=raw.bytes_in, bytes_out=raw.bytes_out,
-        counters={name: raw.counters[number] for number, name in COUNTERS.items()},
+        counters={name: raw.counters[number] for number, name in COUNTERS.items()}, latency=tuple(raw.latency),
         text="".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))
 
 

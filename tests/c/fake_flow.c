@@ -183,6 +183,11 @@ void sl_flow_reset(struct sl_flow *f, enum sl_request_status status)
 	f->blocked = false;
 }
 
+void sl_flow_drain(struct sl_flow *f)
+{
+	f->drained = true;
+}
+
 /* One call of data() with bytes of their own. Returns what it took. */
 static uint32_t data_show(struct fake_flow *ff, const uint8_t *p, uint32_t len)
 {

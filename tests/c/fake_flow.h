@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A stand-in for the flow library and the instance: runs one layer in one process without shared memory, so that a test can play the
- * client side and the next layer and decide when there is a window, a slot or a route.
+/* A stand-in for the flow library and the instance: runs one layer in one process without shared memory, so that a
+ * test can play the client side and the next layer and decide when there is a window, a slot or a route.
  *
- * A test opens front flows (fake_open) and finds the flows that the layer opened (fake_last_opened). In both cases struct fake_flow is
- * one flow seen from its other end: fake_send() gives the layer bytes, out[0 ... out_len) is what the layer has sent. The bytes given to
- * data() lie in an allocation of exactly that size which is overwritten and freed afterwards: reading past or keeping them is found. */
+ * A test opens front flows (fake_open) and finds the flows that the layer opened (fake_last_opened). In both cases
+ * struct fake_flow is one flow seen from its other end: fake_send() gives the layer bytes, out[0 ... out_len) is
+ * what the layer has sent. The bytes given to data() lie in an allocation of exactly that size which is overwritten
+ * and freed afterwards: reading past or keeping them is found. */
 #ifndef SL_FAKE_FLOW_H
 #define SL_FAKE_FLOW_H
 
@@ -76,11 +77,11 @@ void fake_stop(struct fake *k);   /* stop, then frees all flows */
 /* The layer before opens a flow. Returns NULL if the layer refused; *status (may be NULL) then says why. */
 struct fake_flow *fake_open(struct fake *k, const void *msg, uint32_t len, uint32_t flags, int *status);
 /* What the peer can do. Each call ends a turn: due over() calls are made. */
-void fake_send(struct fake_flow *ff, const void *p, size_t len, uint32_t flags);   /* SL_F_FIN or 0; len 0 with SL_F_FIN */
+void fake_send(struct fake_flow *ff, const void *p, size_t len, uint32_t flags);   /* flags: SL_F_FIN or 0 */
 void fake_reset(struct fake_flow *ff, enum sl_request_status status);              /* over(status) */
 void fake_die(struct fake_flow *ff, bool unseen);                                  /* over(SL_ERROR_PEER_GONE) */
-void fake_credit(struct fake_flow *ff, uint32_t bytes);                            /* WINDOW; calls writable() if it is due */
-void fake_slots(struct fake *k, uint32_t n);                                       /* so many slots are free now; calls writable() */
+void fake_credit(struct fake_flow *ff, uint32_t bytes);   /* WINDOW; calls writable() if it is due */
+void fake_slots(struct fake *k, uint32_t n);              /* so many slots are free now; calls writable() */
 void fake_out_drop(struct fake_flow *ff);                                          /* forgets out */
 void fake_tick(struct fake *k, uint64_t ms);                                       /* time passes, timers fire */
 

@@ -17,7 +17,9 @@ void rig_start(struct rig *r, struct sl_http_conf conf)
 	r->conf = conf;
 	fake_conf(&r->k, SL_CONF_HTTP, &r->conf, sizeof(r->conf));
 	assert_int_equal(fake_start(&r->k), 0);
-	r->open = (struct sl_flow_open){.service = 3, .client_port = 0x1234, .client_addr = {[15] = 9}, .tls_version = 4};
+	r->open = (struct sl_flow_open){
+		.service = 3, .client_port = 0x1234, .client_addr = {[15] = 9}, .tls_version = 4,
+	};
 	r->c = fake_open(&r->k, &r->open, sizeof(r->open), 0, NULL);
 	assert_non_null(r->c);
 }

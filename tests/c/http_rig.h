@@ -28,7 +28,7 @@ struct sl_http_conf conf_default(void);
 void rig_start(struct rig *r, struct sl_http_conf conf);   /* with one connection, r->c; end with fake_stop(&r->k) */
 void rig_default(struct rig *r);
 struct fake_flow *rig_connect(struct rig *r);              /* one more connection, NULL: refused */
-void rig_pump(struct fake_flow *ff, uint32_t step);        /* grants step bytes at a time while the layer is blocked on ff */
+void rig_pump(struct fake_flow *ff, uint32_t step);        /* grants step bytes at a time while ff is blocked */
 
 /* the client */
 void say(struct rig *r, const char *text);
@@ -41,7 +41,8 @@ struct fake_flow *app(struct rig *r);                      /* the last request's
 const struct sl_http_request *request(struct rig *r);
 bool text_at(const void *msg, unsigned off, unsigned len, const char *text);
 bool app_has(struct rig *r, const char *name, const char *value);   /* among the request's fields; value NULL: any */
-/* Writes a struct sl_http_response with fields "name: value\n..." and len bytes of body behind it. Returns its length. */
+/* Writes a struct sl_http_response with fields "name: value\n..." and len bytes of body behind it. Returns its
+ * length. */
 uint32_t message(uint8_t *out, unsigned status, uint64_t body_len, const char *fields, const void *body, uint32_t len);
 void answer(struct rig *r, unsigned status, const char *fields, const char *body);   /* whole, with FIN */
 

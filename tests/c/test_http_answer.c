@@ -2,7 +2,7 @@
 /* The layer http: answers of the next layer, honest and hostile. */
 #include "http_rig.h"
 
-/* --- answers ------------------------------------------------------------------------------------------------------- */
+/* --- answers --- */
 
 static void unknown_length_is_chunked_or_closed(void **state)
 {
@@ -152,7 +152,8 @@ static void lie(uint8_t *m, unsigned n)
 static void hostile_answers_become_502(void **state)
 {
 	static const char *const fields[] = {
-		"X-Upper: a\n", "x y: a\n", "x: a\rb\n", "x: \001\n", "x: \177\n", "content-length: 5\n", "transfer-encoding: chunked\n",
+		"X-Upper: a\n", "x y: a\n", "x: a\rb\n", "x: \001\n", "x: \177\n", "content-length: 5\n",
+		"transfer-encoding: chunked\n",
 		"connection: close\n", "keep-alive: x\n", "upgrade: x\n", "trailer: x\n", "a: b\nx:y: c\n",
 	};
 	(void)state;
@@ -185,7 +186,9 @@ static void hostile_answers_become_502(void **state)
 static void overlapping_fields_are_bounded(void **state)
 {
 	static uint8_t m[SL_HTTP_HEAD_MAX];
-	struct sl_http_response h = {.magic = SL_HTTP_MAGIC, .status = 200, .nb_fields = 128, .head_len = SL_HTTP_HEAD_MAX};
+	struct sl_http_response h = {
+		.magic = SL_HTTP_MAGIC, .status = 200, .nb_fields = 128, .head_len = SL_HTTP_HEAD_MAX,
+	};
 	struct sl_http_field f = {.name_off = 2000, .name_len = 8000, .value_off = 2000, .value_len = 16000};
 	struct rig r;
 	(void)state;
@@ -213,6 +216,29 @@ static void empty_answer_is_502(void **state)
 	fake_stop(&r.k);
 }
 
+static void date_is_right(void **state)
+{
+	static const struct {
+		int64_t s;
+		const char *text;
+	} rows[] = {
+		{0, "date: Thu, 01 Jan 1970 00:00:00 GMT\r\n"},
+		{784111777, "date: Sun, 06 Nov 1994 08:49:37 GMT\r\n"},   /* the example of RFC 9110 */
+		{951782399, "date: Mon, 28 Feb 2000 23:59:59 GMT\r\n"},
+		{951782400, "date: Tue, 29 Feb 2000 00:00:00 GMT\r\n"},
+		{4107542399, "date: Sun, 28 Feb 2100 23:59:59 GMT\r\n"},
+		{4107542400, "date: Mon, 01 Mar 2100 00:00:00 GMT\r\n"},
+		{1798761599, "date: Thu, 31 Dec 2026 23:59:59 GMT\r\n"},
+	};
+	char text[64];
+	(void)state;
+
+	for (unsigned i = 0; i < sl_nb(rows); i++) {
+		sl_http_date_write(rows[i].s, text);
+		assert_string_equal(text, rows[i].text);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
@@ -223,6 +249,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(hostile_answers_become_502),
 		cmocka_unit_test(overlapping_fields_are_bounded),
 		cmocka_unit_test(empty_answer_is_502),
+		cmocka_unit_test(date_is_right),
 	};
 
 	RUN_TESTS(tests);

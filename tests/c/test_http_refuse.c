@@ -2,7 +2,7 @@
 /* The layer http: what it must not accept. */
 #include "http_rig.h"
 
-/* --- what is refused ----------------------------------------------------------------------------------------------- */
+/* --- what is refused --- */
 
 static const struct bad {
 	const char *name, *text;
@@ -96,7 +96,8 @@ static const struct bad {
 	{"chunked not last", TEXT(POST "Transfer-Encoding: chunked, gzip\r\n\r\n"), 400},
 	{"chunked twice", TEXT(POST "Transfer-Encoding: chunked, chunked\r\n\r\n"), 400},
 	{"chunked in two fields", TEXT(POST "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n"), 400},
-	{"chunked after another field", TEXT(POST "Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n"), 400},
+	{"chunked after another field", 
+	 TEXT(POST "Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n"), 400},
 	{"xchunked", TEXT(POST "Transfer-Encoding: xchunked\r\n\r\n"), 400},
 	{"chunked with parameter", TEXT(POST "Transfer-Encoding: chunked;a=b\r\n\r\n"), 400},
 	{"quoted chunked", TEXT(POST "Transfer-Encoding: \"chunked\"\r\n\r\n"), 400},
@@ -106,8 +107,9 @@ static const struct bad {
 	{"chunked in 1.0", TEXT("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"), 400},
 	{"unknown expectation", TEXT(POST "Content-Length: 3\r\nExpect: 200-maybe\r\n\r\n"), 417},
 	{"Connection with bad member", TEXT(GET "Connection: a b\r\n\r\n"), 400},
-	{"too many fields", TEXT(GET "1:\r\n2:\r\n3:\r\n4:\r\n5:\r\n6:\r\n7:\r\n8:\r\n9:\r\n10:\r\n11:\r\n12:\r\n13:\r\n14:\r\n15:\r\n16:\r\n"
-			       "17:\r\n18:\r\n19:\r\n20:\r\n\r\n"), 431},
+	{"too many fields",
+	 TEXT(GET "1:\r\n2:\r\n3:\r\n4:\r\n5:\r\n6:\r\n7:\r\n8:\r\n9:\r\n10:\r\n11:\r\n12:\r\n13:\r\n14:\r\n15:\r\n"
+	      "16:\r\n17:\r\n18:\r\n19:\r\n20:\r\n\r\n"), 431},
 };
 
 /* The client must get this status, then FIN; nothing reaches the next layer. */
@@ -119,8 +121,8 @@ static void refused(const char *name, const char *text, size_t len, int status, 
 	for (size_t at = 0; at < len; at += step)
 		fake_send(r.c, text + at, sl_min(step, len - at), 0);
 	if (status_of(r.c) != status || !r.c->out_fin || r.k.nb_opened || !has(r.c, "\r\nconnection: close\r\n"))
-		fail_msg("%s (step %zu): want %d, got %d fin %d opened %u: %s", name, step, status, status_of(r.c), r.c->out_fin,
-			 r.k.nb_opened, r.c->out);
+		fail_msg("%s (step %zu): want %d, got %d fin %d opened %u: %s", name, step, status, status_of(r.c),
+			 r.c->out_fin, r.k.nb_opened, r.c->out);
 	assert_int_equal(r.k.inst.counters[SL_CNT_CLIENT_ERROR], 1);
 	fake_send(r.c, TEXT(GET "\r\n"), 0);   /* nothing after it counts */
 	assert_int_equal(r.k.nb_opened, 0);
@@ -209,8 +211,25 @@ static void bad_chunks_are_refused(void **state)
 	}
 	many.len = (size_t)snprintf(text, sizeof(text), "3;%08500d", 0);
 	bad_chunk_refused(&many, many.len);
-	many = (struct bad){"trailers without end", text, (size_t)snprintf(text, sizeof(text), "0\r\nX: %08500d", 0), 431};
+	many = (struct bad){"trailers without end", text, 0, 431};
+	many.len = (size_t)snprintf(text, sizeof(text), "0\r\nX: %08500d", 0);
 	bad_chunk_refused(&many, many.len);
+}
+
+static void configuration_is_needed(void **state)
+{
+	struct sl_http_conf conf = {0};
+	struct fake k;
+	(void)state;
+
+	fake_init(&k, &sl_layer_http);
+	assert_int_equal(fake_start(&k), -EINVAL);
+	assert_true(strlen(k.fail) > 0);
+	fake_stop(&k);
+	fake_init(&k, &sl_layer_http);
+	fake_conf(&k, SL_CONF_HTTP, &conf, sizeof(conf) - 1);
+	assert_int_equal(fake_start(&k), -EINVAL);
+	fake_stop(&k);
 }
 
 int main(int argc, char **argv)
@@ -219,6 +238,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(bad_heads_are_refused),
 		cmocka_unit_test(long_heads_are_refused),
 		cmocka_unit_test(bad_chunks_are_refused),
+		cmocka_unit_test(configuration_is_needed),
 	};
 
 	RUN_TESTS(tests);

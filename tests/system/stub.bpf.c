@@ -87,7 +87,9 @@ SEC("xdp.frags") int stub(struct xdp_md *ctx)
 		m = (void *)(long)ctx->data_meta;
 		if ((void *)(m + 1) > (void *)(long)ctx->data)
 			return XDP_DROP;
-		*m = (struct sl_meta){ .magic = SL_META_MAGIC, .vm_id = kind == SL_META_FLOW, .l3_off = off, .kind = kind };
+		*m = (struct sl_meta){
+			.magic = SL_META_MAGIC, .vm_id = kind == SL_META_FLOW, .l3_off = off, .kind = kind,
+		};
 		if (*how == BROKEN_KIND)
 			m->kind = 77;
 		if (*how == BROKEN_OFFSET)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The app layer: static files and /echo. A flow is one request; it comes as a parsed message (abi/http.h) from http, which is not
- * trusted: a message of the wrong form, or a body of another length than announced, resets the flow. */
+/* The app layer: static files and /echo. A flow is one request; it comes as a parsed message (abi/http.h) from http,
+ * which is not trusted: a message of the wrong form, or a body of another length than announced, resets the flow. */
 #include <fcntl.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
@@ -56,6 +56,7 @@ void sl_app_push(struct sl_app_request *r)
 		uint32_t held = r->held_len - r->held_pos, body = 0, room;
 		uint64_t rest = r->shown_len + (r->end - r->pos);
 		struct sl_buf buf;
+		bool fin;
 
 		room = sl_flow_reserve(r->flow, (uint32_t)sl_min(held + rest, (uint64_t)SL_APP_PIECE), &buf);
 		if (!room)
@@ -73,7 +74,8 @@ void sl_app_push(struct sl_app_request *r)
 		}
 		rest -= body;
 		r->app->inst->bytes_out += body;
-		sl_flow_commit(r->flow, &buf, held + body, r->last && !rest && r->held_pos == r->held_len ? SL_F_FIN : 0);
+		fin = r->last && !rest && r->held_pos == r->held_len;
+		sl_flow_commit(r->flow, &buf, held + body, fin ? SL_F_FIN : 0);
 		if (!r->started)
 			sl_trace_flow(r->flow, SL_TRACE_OUT, 0);
 		r->started = true;

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The app layer's parts. Reading order: app.c (the layer, one request's life), message.c (the request as it came, the head of the
- * answer), target.c (which file is meant), files.c (open files), static.c (which answer: conditions, ranges), echo.c, mime.c, date.c.
+/* The app layer's parts. Reading order: app.c (the layer, one request's life), message.c (the request as it came,
+ * the head of the answer), target.c (which file is meant), files.c (open files), static.c (which answer: conditions,
+ * ranges), echo.c, mime.c, date.c.
  *
- * An answer is up to three sources sent one after another by sl_app_push(): held (the head, and the text of an error), then a piece of
- * a file, or the bytes that data() shows just now. */
+ * An answer is up to three sources sent one after another by sl_app_push(): held (the head, and the text of an
+ * error), then a piece of a file, or the bytes that data() shows just now. */
 #ifndef SL_APP_H
 #define SL_APP_H
 
@@ -100,8 +101,8 @@ void sl_app_abort(struct sl_app_request *r, enum sl_request_status status);
 /* Checks msg, len bytes of private memory. Returns 0 or -EBADMSG. */
 int sl_app_message_read(struct sl_app_message *m, const void *msg, uint32_t len);
 /* Calls each(line, arg) for the lines of that name until it returns true; returns whether it did. */
-bool sl_app_field_any(const struct sl_app_message *m, enum sl_app_field name, bool (*each)(struct sl_app_text line, const void *arg),
-		      const void *arg);
+bool sl_app_field_any(const struct sl_app_message *m, enum sl_app_field name,
+		      bool (*each)(struct sl_app_text line, const void *arg), const void *arg);
 
 /* The head of an answer, while it is put together */
 struct sl_app_head {
@@ -116,19 +117,21 @@ void sl_app_head_add(struct sl_app_head *h, const char *name, const char *value,
 /* Writes the message into out, cap bytes. Returns its length, 0: it does not fit. */
 uint32_t sl_app_head_write(struct sl_app_head *h, uint8_t *out, uint32_t cap);
 /* Answers with a status and its name as text, and one more field if name is not NULL. */
-void sl_app_answer(struct sl_app_request *r, const struct sl_app_message *m, uint16_t status, const char *name, const char *value);
+void sl_app_answer(struct sl_app_request *r, const struct sl_app_message *m, uint16_t status, const char *name,
+		   const char *value);
 
 /* target.c */
-/* Decodes an absolute path into out[SL_APP_PATH_MAX], relative to the root, without empty and "." segments; *dir: a folder is meant.
- * Returns 0; -EINVAL malformed, or an encoded slash or zero, or "..": what could mean one thing here and another elsewhere is
- * refused; -ENAMETOOLONG. */
+/* Decodes an absolute path into out[SL_APP_PATH_MAX], relative to the root, without empty and "." segments; *dir: a
+ * folder is meant. Returns 0; -EINVAL malformed, or an encoded slash or zero, or "..": what could mean one thing
+ * here and another elsewhere is refused; -ENAMETOOLONG. */
 int sl_app_target_decode(struct sl_app_text path, char *out, uint32_t *out_len, bool *dir);
-/* Writes the path with "/" added, and the query, as a reference that can only mean this server. Returns its length, 0: more than cap. */
+/* Writes the path with "/" added, and the query, as a reference that can only mean this server. Returns its length,
+ * 0: more than cap. */
 uint32_t sl_app_target_redirect(struct sl_app_text path, struct sl_app_text query, char *out, uint32_t cap);
 
 /* files.c */
-/* Opens a file below the root, or finds it open. path: path_len bytes and a zero. Returns 0 and *ret to be given back with
- * sl_app_file_put, -EISDIR for a folder, or the error of openat2(2). */
+/* Opens a file below the root, or finds it open. path: path_len bytes and a zero. Returns 0 and *ret to be given
+ * back with sl_app_file_put, -EISDIR for a folder, or the error of openat2(2). */
 int sl_app_file_get(struct sl_app *app, const char *path, uint32_t path_len, struct sl_app_file **ret);
 void sl_app_file_put(struct sl_app_file *f);
 void sl_app_files_close(struct sl_app *app);

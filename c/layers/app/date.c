@@ -6,7 +6,8 @@
 
 static const char months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
 
-/* Days from 1970-01-01 to year-month-day of the Gregorian calendar; month 1 ... 12. Counts years from March, so that the leap day is last. */
+/* Days from 1970-01-01 to year-month-day of the Gregorian calendar; month 1 ... 12. Counts years from March, so that
+ * the leap day is last. */
 static int64_t days_of(int64_t year, int64_t month, int64_t day)
 {
 	int64_t y = month > 2 ? year : year - 1, m = month > 2 ? month - 3 : month + 9;
@@ -42,36 +43,46 @@ static int month_of(const char *name)
 	return 0;
 }
 
+struct parts {
+	int year, day, h, m, s;
+	char month[4];
+};
+
 /* Of the three forms only the first is still sent; all must be understood. */
-static bool parts_read(const char *s, int *year, char month[4], int *day, int *h, int *m, int *sec)
+static bool parts_read(const char *s, struct parts *d)
 {
 	int n = 0;
 
-	if (sscanf(s, "%*3[A-Za-z], %2d %3[A-Za-z] %4d %2d:%2d:%2d GMT%n", day, month, year, h, m, sec, &n) == 6 && n && !s[n])
+	if (sscanf(s, "%*3[A-Za-z], %2d %3[A-Za-z] %4d %2d:%2d:%2d GMT%n", &d->day, d->month, &d->year, &d->h, &d->m,
+		   &d->s, &n) == 6 && n && !s[n])
 		return true;
 	n = 0;
-	if (sscanf(s, "%*9[A-Za-z], %2d-%3[A-Za-z]-%2d %2d:%2d:%2d GMT%n", day, month, year, h, m, sec, &n) == 6 && n && !s[n]) {
-		*year += *year < 70 ? 2000 : 1900;
+	if (sscanf(s, "%*9[A-Za-z], %2d-%3[A-Za-z]-%2d %2d:%2d:%2d GMT%n", &d->day, d->month, &d->year, &d->h, &d->m,
+		   &d->s, &n) == 6 && n && !s[n]) {
+		d->year += d->year < 70 ? 2000 : 1900;
 		return true;
 	}
 	n = 0;
-	return sscanf(s, "%*3[A-Za-z] %3[A-Za-z] %2d %2d:%2d:%2d %4d%n", month, day, h, m, sec, year, &n) == 6 && n && !s[n];
+	return sscanf(s, "%*3[A-Za-z] %3[A-Za-z] %2d %2d:%2d:%2d %4d%n", d->month, &d->day, &d->h, &d->m, &d->s,
+		      &d->year, &n) == 6 && n && !s[n];
 }
 
 int sl_app_date_parse(struct sl_app_text text, int64_t *t)
 {
-	int year, day, h, m, sec, mon;
-	char s[48], month[4];
+	struct parts d;
+	char s[48];
+	int month;
 
 	if (text.len >= sizeof(s) || memchr(text.p, 0, text.len))
 		return -EINVAL;
 	memcpy(s, text.p, text.len);
 	s[text.len] = 0;
-	if (!parts_read(s, &year, month, &day, &h, &m, &sec))
+	if (!parts_read(s, &d))
 		return -EINVAL;
-	mon = month_of(month);
-	if (!mon || year < 1970 || day < 1 || day > 31 || h < 0 || h > 23 || m < 0 || m > 59 || sec < 0 || sec > 60)
+	month = month_of(d.month);
+	if (!month || d.year < 1970 || d.day < 1 || d.day > 31 || d.h < 0 || d.h > 23 || d.m < 0 || d.m > 59 ||
+	    d.s < 0 || d.s > 60)
 		return -EINVAL;
-	*t = days_of(year, mon, day) * 86400 + h * 3600 + m * 60 + sec;
+	*t = days_of(d.year, month, d.day) * 86400 + d.h * 3600 + d.m * 60 + d.s;
 	return 0;
 }

@@ -30,7 +30,8 @@ void sl_app_echo(struct sl_app_request *r, const struct sl_app_message *m)
 	r->held_len = sl_app_head_write(&h, r->held, SL_APP_HEAD_MAX);
 	r->echo = true;
 	r->last = !r->body_len;
-	/* the head waits for the first byte: an answer that came before the body would make http forget about 100 (Continue) */
+	/* the head waits for the first byte: an answer that came before the body would make http forget about 100
+	 * (Continue) */
 	if (r->last)
 		sl_app_push(r);
 }

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Files below the root. The kernel resolves the path and lets nothing leave the root (openat2 with RESOLVE_BENEATH): a symbolic link
- * may point anywhere inside, an absolute one or one with ".." over the root is refused.
+/* Files below the root. The kernel resolves the path and lets nothing leave the root (openat2 with RESOLVE_BENEATH):
+ * a symbolic link may point anywhere inside, an absolute one or one with ".." over the root is refused.
  *
- * The last SL_APP_FILES files stay open with all that is said about them. After SL_APP_FRESH_NS the path is looked up again, so that
- * a replaced file is seen; a request that is being served keeps the file it began with. */
+ * The last SL_APP_FILES files stay open with all that is said about them. After SL_APP_FRESH_NS the path is looked
+ * up again, so that a replaced file is seen; a request that is being served keeps the file it began with. */
 #include <fcntl.h>
+#include <inttypes.h>
 #include <linux/openat2.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -77,8 +78,7 @@ static int file_new(int fd, const struct stat *st, const char *path, uint32_t pa
 	memcpy(f->path, path, path_len);
 	f->path_len = path_len;
 	f->type = sl_app_mime(f->path);
-	snprintf(f->etag, sizeof(f->etag), "\"%llx-%llx-%llx\"", (unsigned long long)f->mtime_ns, (unsigned long long)f->size,
-		 (unsigned long long)f->ino);
+	snprintf(f->etag, sizeof(f->etag), "\"%" PRIx64 "-%" PRIx64 "-%" PRIx64 "\"", f->mtime_ns, f->size, f->ino);
 	sl_app_date_format(st->st_mtim.tv_sec, f->last_modified);
 	err = head_build(f);
 	if (err) {

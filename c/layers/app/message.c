@@ -53,8 +53,10 @@ int sl_app_message_read(struct sl_app_message *m, const void *msg, uint32_t len)
 	if (m->r.magic != SL_HTTP_MAGIC || m->r.head_len != len || m->r.nb_fields > SL_HTTP_FIELDS_MAX ||
 	    sizeof(m->r) + m->r.nb_fields * sizeof(struct sl_http_field) > len)
 		return -EBADMSG;
-	if (!text_get(m, m->r.path_off, m->r.path_len, &m->path) || !text_get(m, m->r.query_off, m->r.query_len, &m->query) ||
-	    !text_get(m, m->r.method_off, m->r.method_len, &value) || !text_get(m, m->r.authority_off, m->r.authority_len, &value))
+	if (!text_get(m, m->r.path_off, m->r.path_len, &m->path) ||
+	    !text_get(m, m->r.query_off, m->r.query_len, &m->query) ||
+	    !text_get(m, m->r.method_off, m->r.method_len, &value) ||
+	    !text_get(m, m->r.authority_off, m->r.authority_len, &value))
 		return -EBADMSG;
 	for (unsigned i = 0; i < m->r.nb_fields; i++) {
 		int k;
@@ -71,8 +73,8 @@ int sl_app_message_read(struct sl_app_message *m, const void *msg, uint32_t len)
 	return 0;
 }
 
-bool sl_app_field_any(const struct sl_app_message *m, enum sl_app_field name, bool (*each)(struct sl_app_text line, const void *arg),
-		      const void *arg)
+bool sl_app_field_any(const struct sl_app_message *m, enum sl_app_field name,
+		      bool (*each)(struct sl_app_text line, const void *arg), const void *arg)
 {
 	struct sl_app_text n, value;
 
@@ -125,7 +127,8 @@ void sl_app_head_add(struct sl_app_head *h, const char *name, const char *value,
 
 uint32_t sl_app_head_write(struct sl_app_head *h, uint8_t *out, uint32_t cap)
 {
-	uint32_t fields_len = h->r.nb_fields * (uint32_t)sizeof(h->fields[0]), start = (uint32_t)sizeof(h->r) + fields_len;
+	uint32_t fields_len = h->r.nb_fields * (uint32_t)sizeof(h->fields[0]);
+	uint32_t start = (uint32_t)sizeof(h->r) + fields_len;
 	uint32_t len = (start + h->text_len + 7) & ~7u;
 
 	if (h->full || len > cap)
@@ -166,7 +169,8 @@ static const char *status_name(uint16_t status)
 	return "Internal Server Error";
 }
 
-void sl_app_answer(struct sl_app_request *r, const struct sl_app_message *m, uint16_t status, const char *name, const char *value)
+void sl_app_answer(struct sl_app_request *r, const struct sl_app_message *m, uint16_t status, const char *name,
+		   const char *value)
 {
 	static const char plain[] = "text/plain; charset=utf-8";
 	struct sl_app_head h;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Answers GET and HEAD from a file: conditions (RFC 9110 section 13) and one range (section 14). */
+#include <inttypes.h>
 #include <stdio.h>
 #include <strings.h>
 #include <time.h>
@@ -105,7 +106,8 @@ static bool number_next(struct sl_app_text *t, uint64_t *n)
 	return t->p != start;
 }
 
-/* One byte range of a file of size bytes. Returns 206 and [*pos, *end), 416, or 200: no range that we serve, so the whole file. */
+/* One byte range of a file of size bytes. Returns 206 and [*pos, *end), 416, or 200: no range that we serve, so the
+ * whole file. */
 static uint16_t range_read(struct sl_app_text t, uint64_t size, uint64_t *pos, uint64_t *end)
 {
 	uint64_t first, last;
@@ -121,8 +123,8 @@ static uint16_t range_read(struct sl_app_text t, uint64_t size, uint64_t *pos, u
 	t.p++;
 	t.len--;
 	has_last = number_next(&t, &last);
-	if (t.len || (!has_first && !has_last) || (has_first && has_last && last < first))   /* several ranges, or nonsense */
-		return 200;
+	if (t.len || (!has_first && !has_last) || (has_first && has_last && last < first))
+		return 200;   /* several ranges, or nonsense */
 	if (!has_first) {   /* the last so many bytes */
 		*pos = size - sl_min(last, size);
 		return !last ? 416 : size ? 206 : 200;
@@ -142,8 +144,7 @@ static uint32_t head_write(const struct sl_app_file *f, uint16_t status, uint64_
 	sl_app_head_add(&h, "last-modified", f->last_modified, strlen(f->last_modified));
 	sl_app_head_add(&h, "etag", f->etag, strlen(f->etag));
 	if (status == 206) {
-		len = snprintf(range, sizeof(range), "bytes %llu-%llu/%llu", (unsigned long long)pos, (unsigned long long)end - 1,
-			       (unsigned long long)f->size);
+		len = snprintf(range, sizeof(range), "bytes %" PRIu64 "-%" PRIu64 "/%" PRIu64, pos, end - 1, f->size);
 		sl_app_head_add(&h, "content-type", f->type, strlen(f->type));
 		sl_app_head_add(&h, "content-range", range, (size_t)len);
 	}
@@ -165,7 +166,7 @@ static void file_answer(struct sl_app_request *r, const struct sl_app_message *m
 	if (status == 200 && m->r.method == SL_HTTP_GET && m->nb_lines[SL_APP_RANGE] == 1 && range_allowed(m, f))
 		status = range_read(m->field[SL_APP_RANGE], f->size, &pos, &end);
 	if (status == 416) {
-		snprintf(range, sizeof(range), "bytes */%llu", (unsigned long long)f->size);
+		snprintf(range, sizeof(range), "bytes */%" PRIu64, f->size);
 		sl_app_answer(r, m, 416, "content-range", range);
 		return;
 	}
@@ -195,7 +196,7 @@ static uint16_t error_status(int err)
 		return 503;
 	case EIO:
 		return 500;
-	default:   /* also what RESOLVE_BENEATH refused: whether there is something outside the root is nobody's business */
+	default:   /* also what RESOLVE_BENEATH refused: what there is outside the root is nobody's business */
 		return 404;
 	}
 }

@@ -24,7 +24,7 @@ static int char_next(struct sl_app_text t, uint32_t *pos)
 		if (high < 0 || low < 0)
 			return -EINVAL;
 		c = high << 4 | low;
-		if (c == '/')   /* would be a separator for the kernel, but is none for those who looked at the path before us */
+		if (c == '/')   /* would be a separator for the kernel, but was none for those who looked before us */
 			return -EINVAL;
 	}
 	return c ? c : -EINVAL;
@@ -76,11 +76,12 @@ int sl_app_target_decode(struct sl_app_text path, char *out, uint32_t *out_len, 
 	return 0;
 }
 
-/* Characters that may stand in a path or query as they are: pchar, "/" and "?" (RFC 3986). The rest is encoded, a backslash too, which
- * browsers take for a slash. */
+/* Characters that may stand in a path or query as they are: pchar, "/" and "?" (RFC 3986). The rest is encoded, a
+ * backslash too, which browsers take for a slash. */
 static bool is_plain(char c)
 {
-	return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || (c && strchr("-._~!$&'()*+,;=:@/?%", c));
+	return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+	       (c && strchr("-._~!$&'()*+,;=:@/?%", c));
 }
 
 static uint32_t text_encode(struct sl_app_text t, char *out, uint32_t cap)

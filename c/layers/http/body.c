@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Decoder of request bodies: identity and chunked (RFC 9112 section 7.1).
  *
- * Chunk framing is not left to llhttp: as Debian builds it (loose mode) it takes any byte for the LF after a chunk size and any two bytes
- * for the CRLF after a chunk. This decoder reads each framing byte exactly once, so it needs no private copy of shared memory. */
+ * Chunk framing is not left to llhttp: as Debian builds it (loose mode) it takes any byte for the LF after a chunk
+ * size and any two bytes for the CRLF after a chunk. This decoder reads each framing byte exactly once, so it needs
+ * no private copy of shared memory. */
 #include "layers/http/http.h"
 
 enum {
 	SIZE_DIGITS_MAX = 15,   /* < 2^60: sums of it can not overflow before max is noticed */
-	FRAMING_MAX = 8192,     /* bytes of extensions and trailers in one body: they are thrown away, so nobody needs many */
+	FRAMING_MAX = 8192,     /* bytes of extensions and trailers in one body: they are thrown away anyhow */
 };
 
 enum {
@@ -113,8 +114,10 @@ static int trailer_step(struct http_body *b, uint8_t c)
 
 static int expect_byte(struct http_body *b, uint8_t c, uint8_t wanted, uint8_t next)
 {
+	if (c != wanted)
+		return 400;
 	b->state = next;
-	return c == wanted ? 0 : 400;
+	return 0;
 }
 
 /* One byte of framing. Returns 0 or a status. */
@@ -142,7 +145,8 @@ static int framing_step(struct http_body *b, uint8_t c)
 	}
 }
 
-int64_t sl_http_body_decode(struct http_body *b, const uint8_t *p, uint32_t len, uint8_t *out, uint32_t room, uint32_t *made)
+int64_t sl_http_body_decode(struct http_body *b, const uint8_t *p, uint32_t len, uint8_t *out, uint32_t room,
+			    uint32_t *made)
 {
 	uint32_t used = 0;
 

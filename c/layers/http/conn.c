@@ -2,6 +2,7 @@
 /* One connection: what comes in, and how requests and the connection end. */
 #include <stdlib.h>
 
+#include "base/atomic.h"
 #include "layers/http/http.h"
 
 /* --- life --- */
@@ -87,6 +88,15 @@ void sl_http_conn_close(struct http_conn *c)
 		sl_flow_resume(c->front);
 }
 
+void sl_http_conn_drain(struct http_conn *c)
+{
+	if (c->last)
+		return;
+	c->last = true;
+	c->timer_for = T_NONE;   /* idle now: the shorter time counts */
+	sl_http_timer_set(c);
+}
+
 /* --- time --- */
 
 static uint32_t timeout_ms(const struct http_conn *c, enum http_timeout what)
@@ -95,7 +105,7 @@ static uint32_t timeout_ms(const struct http_conn *c, enum http_timeout what)
 
 	switch (what) {
 	case T_IDLE:
-		return conf->keepalive_timeout_ms;
+		return c->last ? HTTP_DRAIN_IDLE_MS : conf->keepalive_timeout_ms;
 	case T_HEAD:
 		return conf->head_timeout_ms;
 	case T_BODY:
@@ -124,7 +134,8 @@ static enum http_timeout timeout_for(const struct http_conn *c)
 	}
 }
 
-/* (Re)arms the timer. Only the body's starts again with each piece: a head that trickles in must still be whole in time. */
+/* (Re)arms the timer. Only the body's starts again with each piece: a head that trickles in must still be whole in
+ * time. */
 void sl_http_timer_set(struct http_conn *c)
 {
 	enum http_timeout what = timeout_for(c);
@@ -169,7 +180,8 @@ static void request_begin(struct http_conn *c)
 	c->timer_for = T_NONE;
 	c->req = (struct http_req){0};
 	c->msg = sl_http_buf_get(h);
-	status = c->msg ? sl_http_request_parse(&h->parser, conf, c->head->data, c->head->len, c->msg->data, &c->req) : 503;
+	status = !c->msg ? 503 : sl_http_request_parse(&h->parser, conf, c->head->data, c->head->len, c->msg->data,
+						       &c->req);
 	sl_http_buf_put(h, &c->head);
 	if (status) {
 		sl_http_error(c, status);
@@ -188,6 +200,7 @@ static void request_begin(struct http_conn *c)
 	c->keep = c->req.keep && (!conf->max_requests || c->nb_requests < conf->max_requests);
 	c->retried = c->body_sent = c->body_blocked = c->blank = false;
 	c->request_id = sl_request_id(h->inst);
+	c->began_ns = sl_now_ns();
 	sl_http_body_init(&c->body, c->req.body_len, conf->max_body_bytes);
 	c->input = c->req.body_len ? IN_BODY : IN_HOLD;
 	c->output = OUT_WAIT;
@@ -233,6 +246,7 @@ static uint32_t head_take(struct http_conn *c, const uint8_t *p, uint32_t len)
 	at = b->data + b->len;
 	n = sl_min(len, room);
 	end = memccpy(at, p, '\n', n);
+	sl_copied_once();
 	n = end ? (uint32_t)(end - at) : n;
 	b->len += n;
 	if (end)
@@ -253,15 +267,13 @@ static uint32_t discard(struct http_conn *c, const uint8_t *p, uint32_t len)
 	uint32_t made;
 	int64_t used = sl_http_body_decode(&c->body, p, len, NULL, UINT32_MAX, &made);
 
-	c->discarded += used > 0 ? (uint32_t)used : 0;
-	if (sl_http_body_ended(&c->body)) {
-		c->input = IN_HEAD;
-		return (uint32_t)used;
-	}
-	if (used < 0 || c->discarded > HTTP_DISCARD_MAX) {
+	if (used < 0 || c->discarded + used > HTTP_DISCARD_MAX) {
 		sl_http_conn_close(c);
 		return len;
 	}
+	c->discarded += (uint32_t)used;
+	if (sl_http_body_ended(&c->body))
+		c->input = IN_HEAD;
 	return (uint32_t)used;
 }
 
@@ -287,11 +299,12 @@ void sl_http_request_done(struct http_conn *c)
 {
 	struct http_layer *h = c->http;
 
+	sl_latency_add(h->inst, c->began_ns);
 	sl_http_back_drop(c, SL_ERROR_CLIENT);
 	sl_http_buf_put(h, &c->msg);
 	sl_http_buf_put(h, &c->rsp);
 	c->output = OUT_NONE;
-	if (!c->keep || c->client_fin || (c->input == IN_BODY && c->req.expect)) {
+	if (!c->keep || c->client_fin) {
 		sl_http_conn_close(c);
 	} else {
 		c->discarded = 0;

@@ -173,12 +173,14 @@ static void back_writable(struct sl_flow *f)
 		sl_flow_resume(c->front);
 }
 
-/* Nothing of the answer came, and no second try can do harm: nothing was done, or doing it again is the same as doing it once. */
+/* Nothing of the answer came, and no second try can do harm: nothing was done, or doing it again is the same as
+ * doing it once. */
 static bool may_retry(const struct http_conn *c, const struct sl_flow *f, enum sl_request_status status)
 {
 	bool undone = f->unseen || status == SL_ERROR_REFUSED || status == SL_ERROR_STALE;
 
-	return !c->retried && c->msg && !c->body_sent && (undone || (c->req.idempotent && status == SL_ERROR_PEER_GONE));
+	return !c->retried && c->msg && !c->body_sent &&
+	       (undone || (c->req.idempotent && status == SL_ERROR_PEER_GONE));
 }
 
 static void lost_before_answer(struct http_conn *c, struct sl_flow *f, enum sl_request_status status)

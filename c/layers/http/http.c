@@ -53,7 +53,8 @@ static int front_open(struct sl_flow *f, const void *msg, uint32_t len, bool fin
 		inst->counters[SL_CNT_BAD_MESSAGE]++;
 		return -SL_ERROR_PROTOCOL;
 	}
-	if (inst->draining || h->nb_conns >= h->conf.max_connections)
+	/* draining is no reason to refuse: who sent this had not heard of it yet */
+	if (h->nb_conns >= h->conf.max_connections)
 		return -SL_ERROR_REFUSED;
 	c = sl_http_conn_new(h);
 	if (!c)
@@ -64,6 +65,7 @@ static int front_open(struct sl_flow *f, const void *msg, uint32_t len, bool fin
 	c->client_port = open.client_port;
 	memcpy(c->client_addr, open.client_addr, sizeof(c->client_addr));
 	c->front = f;
+	c->last = inst->draining;
 	f->user = c;
 	sl_trace_flow(f, SL_TRACE_IN, 0);
 	sl_http_timer_set(c);
@@ -136,6 +138,13 @@ static void front_writable(struct sl_flow *f)
 		sl_flow_resume(c->back);
 }
 
+/* The layer before us is draining. */
+static void front_drain(struct sl_flow *f)
+{
+	if (f->user)
+		sl_http_conn_drain(f->user);
+}
+
 static void front_over(struct sl_flow *f, enum sl_request_status status)
 {
 	(void)status;
@@ -162,7 +171,8 @@ static int http_init(struct sl_instance *inst)
 	struct http_layer *h;
 
 	if (!item || len != sizeof(h->conf))
-		return sl_instance_fail(inst, EINVAL, "http: the manager gave no configuration of %zu bytes", sizeof(h->conf));
+		return sl_instance_fail(inst, EINVAL, "http: the manager gave no configuration of %zu bytes",
+					sizeof(h->conf));
 	h = calloc(1, sizeof(*h));
 	if (!h)
 		return sl_instance_fail(inst, ENOMEM, "http: no memory");
@@ -179,11 +189,17 @@ static int http_init(struct sl_instance *inst)
 	return 0;
 }
 
-/* Nothing to end at once: inst->draining makes each connection's next answer its last (begin() in reply.c), and one that stays idle
- * ends with its keepalive timeout. Closing it earlier could cross with a request that is on its way. */
+/* Each connection ends with its next answer; one that stays idle ends a little later, because closing it at once could cross with a
+ * request that is on its way. */
 static void http_drain(struct sl_instance *inst)
 {
-	(void)inst;
+	struct http_layer *h = inst->layer_state;
+	struct sl_list *node, *next;
+
+	for (node = h->conns.next; node != &h->conns; node = next) {
+		next = node->next;
+		sl_http_conn_drain(sl_container_of(node, struct http_conn, node));
+	}
 }
 
 static void conns_free(struct sl_list *head)
@@ -223,6 +239,7 @@ static const struct sl_flow_ops front_ops = {
 	.fin = front_fin,
 	.writable = front_writable,
 	.over = front_over,
+	.drain = front_drain,
 };
 
 const struct sl_layer sl_layer_http = {

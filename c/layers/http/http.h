@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The layer `http`: HTTP/1.1 and 1.0 (RFC 9110, RFC 9112) towards the client, struct sl_http_request and sl_http_response
- * (abi/http.h) towards the next layer. Private to c/layers/http.
+/* The layer `http`: HTTP/1.1 and 1.0 (RFC 9110, RFC 9112) towards the client, struct sl_http_request and
+ * sl_http_response (abi/http.h) towards the next layer. Private to c/layers/http.
  *
  *   http.c      the struct of functions, configuration, pools, callbacks of the front flow, timers
  *   conn.c      one connection: its states, what comes in, how a request ends and how a connection ends
@@ -11,7 +11,8 @@
  *   body.c      decodes identity and chunked bodies
  *   validate.c  characters, lines, host, target
  *
- * One request at a time runs on a connection. What follows it is not taken until it is done, so order and backpressure come for free:
+ * One request at a time runs on a connection. What follows it is not taken until it is done, so order and
+ * backpressure come for free:
  *
  *   input        bytes of the client are              next
  *   IN_HEAD      collected into a private head        IN_BODY, IN_HOLD when the head is whole
@@ -26,8 +27,8 @@
  *   OUT_BODY     is being passed on                   OUT_LAST the last byte came
  *   OUT_LAST     all of it is in conn->out            OUT_NONE when the client's side took it
  *
- * A function that may end the connection says so; after it conn->front is NULL and the struct stays readable (it is only reused by a
- * later open), so callers look at conn->front instead of carrying a flag around. */
+ * A function that may end the connection says so; after it conn->front is NULL and the struct stays readable (it is
+ * only reused by a later open), so callers look at conn->front instead of carrying a flag around. */
 #ifndef SL_HTTP_H
 #define SL_HTTP_H
 
@@ -42,9 +43,11 @@ enum http_timeout { T_NONE, T_IDLE, T_HEAD, T_BODY, T_LINGER };
 
 enum {
 	/* text of a head: with the structs before it the message still fits one big slot */
-	HTTP_TEXT_MAX = SL_HTTP_HEAD_MAX - sizeof(struct sl_http_request) - SL_HTTP_FIELDS_MAX * sizeof(struct sl_http_field),
+	HTTP_TEXT_MAX = SL_HTTP_HEAD_MAX - sizeof(struct sl_http_request) -
+			SL_HTTP_FIELDS_MAX * sizeof(struct sl_http_field),
 	HTTP_DISCARD_MAX = 65536,    /* bytes of a body nobody wants that are read to keep a connection */
-	HTTP_LINGER_MS = 60000,      /* from our FIN to a reset: bytes may still be on their way through a slow client's buffers */
+	HTTP_LINGER_MS = 60000,      /* from our FIN to a reset: a slow client still has bytes on their way */
+	HTTP_DRAIN_IDLE_MS = 2000,   /* how long an idle connection that shall end is left for a request already on its way */
 	HTTP_RETRY_MS = 10,          /* between two tries to get a slot, besides those at each event */
 	HTTP_CONN_OPTIONS_MAX = 32,  /* members of Connection */
 };
@@ -124,6 +127,7 @@ struct http_conn {
 	struct http_buf *rsp;        /* head of the answer, not whole */
 	struct http_buf *out;        /* to be sent to the client before anything else */
 	uint64_t request_id;
+	uint64_t began_ns;           /* when the request's head was whole */
 	struct http_req req;
 	struct http_body body;
 	uint64_t resp_left;          /* bytes of the answer's body to come; UINT64_MAX: not known */
@@ -134,6 +138,7 @@ struct http_conn {
 	uint8_t timer_for;           /* enum http_timeout */
 	bool in_data;                /* inside data() of the front flow: the loop there goes on by itself */
 	bool keep;                   /* the connection stays after this request */
+	bool last;                   /* it shall end: with its next answer, or when it stays idle */
 	bool client_fin;
 	bool blank;                  /* an empty line before the request line was dropped */
 	bool retried;
@@ -159,6 +164,7 @@ void sl_http_conn_end(struct http_conn *c);    /* its front flow is over */
 void sl_http_conn_free(struct http_conn *c);   /* gives everything back but touches no flow: for conn_end and stop */
 void sl_http_conn_reset(struct http_conn *c, enum sl_request_status status);
 void sl_http_conn_close(struct http_conn *c);  /* politely: FIN, then throw away what comes */
+void sl_http_conn_drain(struct http_conn *c);  /* politely, with the next answer or when idle */
 uint32_t sl_http_input(struct http_conn *c, const uint8_t *p, uint32_t len);   /* bytes taken; 0: not now */
 void sl_http_timer_set(struct http_conn *c);
 void sl_http_timer_fire(struct sl_timer *t);
@@ -177,15 +183,15 @@ void sl_http_back_drop(struct http_conn *c, enum sl_request_status status);
 bool sl_http_flush(struct http_conn *c);               /* sends c->out; true: nothing is pending */
 bool sl_http_out_add(struct http_conn *c, const void *p, uint32_t len);   /* false: no memory */
 void sl_http_error(struct http_conn *c, int status);   /* answers it ourselves; may end the connection */
-uint32_t sl_http_reply(struct http_conn *c, const uint8_t *p, uint32_t len);   /* bytes from the next layer; returns those taken */
+uint32_t sl_http_reply(struct http_conn *c, const uint8_t *p, uint32_t len);   /* its bytes; returns those taken */
 void sl_http_reply_end(struct http_conn *c);           /* its FIN */
 
 /* request.c */
 void sl_http_parser_init(struct http_parser *ps);
-/* Parses the private head of len bytes (its names become lower case) into the message at msg, which has room for SL_HTTP_HEAD_MAX bytes.
- * Client address and service are left zero. Returns 0 or the status of the answer. */
-int sl_http_request_parse(struct http_parser *ps, const struct sl_http_conf *conf, uint8_t *head, uint32_t len, uint8_t *msg,
-			  struct http_req *req);
+/* Parses the private head of len bytes (its names become lower case) into the message at msg, which has room for
+ * SL_HTTP_HEAD_MAX bytes. Client address and service are left zero. Returns 0 or the status of the answer. */
+int sl_http_request_parse(struct http_parser *ps, const struct sl_http_conf *conf, uint8_t *head, uint32_t len,
+			  uint8_t *msg, struct http_req *req);
 
 /* response.c */
 struct http_reply {
@@ -196,21 +202,23 @@ struct http_reply {
 	bool chunked;          /* out: chosen framing */
 	uint64_t body_left;    /* out: bytes of body that must follow, UINT64_MAX: not known */
 };
-/* Checks the private message of a hostile next layer and writes the head of the answer. Decides the framing: chunked, body_left and keep
- * of *r are set. date: whole line. Returns the head's length or -EBADMSG. */
+/* Checks the private message of a hostile next layer and writes the head of the answer. Decides the framing:
+ * chunked, body_left and keep of *r are set. date: whole line. Returns the head's length or -EBADMSG. */
 int sl_http_response_write(const uint8_t *msg, const char *date, struct http_reply *r, uint8_t *out, uint32_t cap);
 /* Writes a whole answer of our own. Returns its length; cap is enough with 512 bytes. */
 uint32_t sl_http_error_write(const struct http_reply *r, const char *date, uint8_t *out, uint32_t cap);
-/* Writes "date: <IMF-fixdate>\r\n" and a zero (RFC 9110 section 5.6.7). Uses no locale and no time zone file: the sandbox has none. */
+/* Writes "date: <IMF-fixdate>\r\n" and a zero (RFC 9110 section 5.6.7). Uses no locale and no time zone file: the
+ * sandbox has none. */
 void sl_http_date_write(int64_t unix_s, char out[64]);
 
 /* body.c */
 void sl_http_body_init(struct http_body *b, uint64_t body_len, uint64_t max);
 bool sl_http_body_ended(const struct http_body *b);
 bool sl_http_body_in_data(const struct http_body *b);   /* the next byte is payload */
-/* Decodes up to len bytes at p, each read once, into out (NULL: throws away) until room bytes are made or the body ends. *made: bytes written.
- * Returns the bytes used up, or the negative status of the answer (*made is valid). */
-int64_t sl_http_body_decode(struct http_body *b, const uint8_t *p, uint32_t len, uint8_t *out, uint32_t room, uint32_t *made);
+/* Decodes up to len bytes at p, each read once, into out (NULL: throws away) until room bytes are made or the body
+ * ends. *made: bytes written. Returns the bytes used up, or the negative status of the answer (*made is valid). */
+int64_t sl_http_body_decode(struct http_body *b, const uint8_t *p, uint32_t len, uint8_t *out, uint32_t room,
+			    uint32_t *made);
 
 /* validate.c */
 bool sl_http_token_ok(const char *p, uint32_t len);            /* RFC 9110 section 5.6.2, at least one character */

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The answer on its way to the client: bytes that must go first (conn->out), then body bytes as far as the client takes them. */
+/* The answer on its way to the client: bytes that must go first (conn->out), then body bytes as far as the client
+ * takes them. */
 #include <time.h>
 
+#include "base/atomic.h"
 #include "layers/http/http.h"
 
 struct seg {
@@ -135,7 +137,9 @@ void sl_http_error(struct http_conn *c, int status)
 	}
 	sl_http_back_drop(c, status == 408 ? SL_ERROR_TIMEOUT : SL_ERROR_CLIENT);
 	/* only a request that was taken whole and was not to blame leaves the connection usable */
-	c->keep = r.keep = status > 501 && status < 505 && c->input == IN_HOLD && c->keep && !c->client_fin && !h->inst->draining;
+	c->keep = c->keep && status > 501 && status < 505 && c->input == IN_HOLD && !c->client_fin &&
+		  !c->last;
+	r.keep = c->keep;
 	if (c->input == IN_HEAD)
 		c->input = IN_HOLD;
 	len = sl_http_error_write(&r, date_now(h), h->line, sizeof(h->line));
@@ -145,24 +149,26 @@ void sl_http_error(struct http_conn *c, int status)
 
 /* --- the next layer's answer --- */
 
-/* What was sent of the segments decides what is owed before the next byte of body. Returns the bytes of body that were taken. */
+/* Keeps what of a segment was not sent, the first `sent` bytes of all segments being sent and `before` of them
+ * belonging to others. */
+static bool seg_keep(struct http_conn *c, const struct seg *seg, uint32_t before, uint32_t sent)
+{
+	uint32_t from = sent > before ? sl_min(sent - before, seg->len) : 0;
+
+	return from == seg->len || sl_http_out_add(c, (const uint8_t *)seg->p + from, seg->len - from);
+}
+
+/* What was sent of the segments decides what is owed before the next byte of body. Returns the bytes of body that
+ * were taken. */
 static uint32_t body_account(struct http_conn *c, const struct seg *segs, uint32_t sent)
 {
 	uint32_t ahead = segs[SEG_FIRST].len + segs[SEG_SIZE].len, body;
 
-	if (sent < ahead) {
-		uint32_t first = sl_min(sent, segs[SEG_FIRST].len);
-
-		if (!sl_http_out_add(c, (const uint8_t *)segs[SEG_FIRST].p + first, segs[SEG_FIRST].len - first) ||
-		    !sl_http_out_add(c, (const uint8_t *)segs[SEG_SIZE].p + (sent - first), segs[SEG_SIZE].len - (sent - first)))
-			return 0;
-	}
+	if (!seg_keep(c, &segs[SEG_FIRST], 0, sent) || !seg_keep(c, &segs[SEG_SIZE], segs[SEG_FIRST].len, sent))
+		return 0;
 	body = sent > ahead ? sl_min(sent - ahead, segs[SEG_BODY].len) : 0;
-	if (body == segs[SEG_BODY].len && segs[SEG_TAIL].len) {
-		uint32_t tail = sent > ahead + body ? sent - ahead - body : 0;
-
-		sl_http_out_add(c, (const uint8_t *)segs[SEG_TAIL].p + tail, segs[SEG_TAIL].len - tail);
-	}
+	if (body == segs[SEG_BODY].len && !seg_keep(c, &segs[SEG_TAIL], ahead + body, sent))
+		return 0;
 	if (c->resp_left != UINT64_MAX)
 		c->resp_left -= body;
 	if (c->resp_chunked)
@@ -194,7 +200,8 @@ static void excess_take(struct http_conn *c)
 	c->http->inst->counters[SL_CNT_BAD_MESSAGE]++;
 }
 
-/* Sends first[first_len], which is always disposed of, then as much of the body p[len] as the client takes. Returns the bytes of p taken. */
+/* Sends first[first_len], which is always disposed of, then as much of the body p[len] as the client takes. Returns
+ * the bytes of p taken. */
 static uint32_t body_send(struct http_conn *c, const uint8_t *first, uint32_t first_len, const uint8_t *p, uint32_t len)
 {
 	uint32_t body = (uint32_t)sl_min((uint64_t)len, c->resp_left), taken;
@@ -202,7 +209,7 @@ static uint32_t body_send(struct http_conn *c, const uint8_t *first, uint32_t fi
 	char size[12];
 
 	if (c->resp_chunked && body) {
-		if (!c->chunk_left) {   /* all that is here is one chunk: what the client does not take now will be shown again */
+		if (!c->chunk_left) {   /* all that is here is one chunk: what is not taken now will be shown again */
 			c->chunk_left = body;
 			segs[SEG_SIZE] = (struct seg){size, size_write(size, body)};
 		}
@@ -244,6 +251,7 @@ static uint32_t head_gather(struct http_conn *c, const uint8_t *p, uint32_t len,
 		if (!n)
 			return taken;
 		memcpy(b->data + b->len, p + taken, n);
+		sl_copied_once();
 		b->len += n;
 		taken += n;
 	}
@@ -253,11 +261,12 @@ static uint32_t head_gather(struct http_conn *c, const uint8_t *p, uint32_t len,
 static uint32_t begin(struct http_conn *c, const uint8_t *p, uint32_t len)
 {
 	struct http_layer *h = c->http;
-	/* a client that waits for a 100 that never came may or may not send its body; a long rest of it is not worth reading */
+	/* a client that waits for a 100 that never came may or may not send its body; a long rest of it is not
+	 * worth reading */
 	bool body_unsure = c->input == IN_BODY &&
 			   (c->req.expect || (c->back->rx_fin && c->body.left > HTTP_DISCARD_MAX));
 	struct http_reply r = {.head_only = c->req.method == SL_HTTP_HEAD, .http_1_0 = !c->req.version_minor,
-			       .keep = c->keep && !c->client_fin && !h->inst->draining && !body_unsure};
+			       .keep = c->keep && !c->client_fin && !c->last && !body_unsure};
 	int head_len = sl_http_response_write(c->rsp->data, date_now(h), &r, h->line, sizeof(h->line));
 	uint32_t taken;
 

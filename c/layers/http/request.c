@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Head of a request -> struct sl_http_request.
  *
- * The head is whole and private, so llhttp sees it in one call and its spans can be used where they lie. llhttp 8.1 is lenient even without
- * lenient flags, more so in the loose mode that Debian builds. What closes each gap:
+ * The head is whole and private, so llhttp sees it in one call and its spans can be used where they lie. llhttp 8.1
+ * is lenient even without lenient flags, more so in the loose mode that Debian builds. What closes each gap:
  *
  *   llhttp takes                                          refused by
  *   bare LF, CR without LF, NUL, folded lines             sl_http_line_check, on each line before llhttp sees it
@@ -16,8 +16,8 @@
  *   all of chunk framing and trailers                     never sees them: body.c
  *   a head that ends elsewhere than we think              parse_run: it must stop exactly at our end
  *
- * Its own strictness that we rely on: Content-Length (digits only, once, no overflow, not beside Transfer-Encoding), characters of
- * values, method names. */
+ * Its own strictness that we rely on: Content-Length (digits only, once, no overflow, not beside
+ * Transfer-Encoding), characters of values, method names. */
 #include "layers/http/http.h"
 
 enum field_id { F_OTHER, F_HOST, F_TE_CODING, F_CONNECTION, F_EXPECT, F_LENGTH, F_HOP };
@@ -197,8 +197,8 @@ static int field_take(struct http_parser *ps, struct http_field *f, struct facts
 	return 0;
 }
 
-/* Whether the body's end can be known: RFC 9112 sections 6.1 and 6.3. A coding that we do not know but that leaves chunked last is 501;
- * anything where chunked is not the last, or not once, has no certain end and is 400. */
+/* Whether the body's end can be known: RFC 9112 sections 6.1 and 6.3. A coding that we do not know but that leaves
+ * chunked last is 501; anything where chunked is not the last, or not once, has no certain end and is 400. */
 static int transfer_encoding_check(const struct http_field *f, unsigned version_minor)
 {
 	const char *p = f->value, *end = p + f->value_len, *member;
@@ -253,9 +253,10 @@ static void req_fill(const struct http_parser *ps, const struct facts *facts, st
 		uint8_t llhttp, method;
 		bool idempotent;
 	} methods[] = {
-		{HTTP_GET, SL_HTTP_GET, true},       {HTTP_HEAD, SL_HTTP_HEAD, true},   {HTTP_POST, SL_HTTP_POST, false},
-		{HTTP_PUT, SL_HTTP_PUT, true},       {HTTP_DELETE, SL_HTTP_DELETE, true},
-		{HTTP_OPTIONS, SL_HTTP_OPTIONS, true}, {HTTP_PATCH, SL_HTTP_PATCH, false}, {HTTP_TRACE, SL_HTTP_OTHER, true},
+		{HTTP_GET, SL_HTTP_GET, true},	       {HTTP_HEAD, SL_HTTP_HEAD, true},
+		{HTTP_POST, SL_HTTP_POST, false},      {HTTP_PUT, SL_HTTP_PUT, true},
+		{HTTP_DELETE, SL_HTTP_DELETE, true},   {HTTP_OPTIONS, SL_HTTP_OPTIONS, true},
+		{HTTP_PATCH, SL_HTTP_PATCH, false},    {HTTP_TRACE, SL_HTTP_OTHER, true},
 	};
 
 	for (unsigned i = 0; i < sl_nb(methods); i++) {
@@ -289,7 +290,7 @@ static uint16_t text_put(struct writer *w, const char *p, uint32_t len, __u16 *o
 static void message_write(const struct http_parser *ps, const struct http_req *req, const struct http_target *t,
 			  const uint8_t *head, uint8_t *msg)
 {
-	const char *method = (const char *)head;
+	const char *method = (const char *)head, *method_end = memchr(method, ' ', HTTP_TEXT_MAX);
 	struct sl_http_request r = {.magic = SL_HTTP_MAGIC, .body_len = req->body_len, .method = req->method,
 				    .version_minor = req->version_minor};
 	struct writer w = {.base = msg, .at = sizeof(r)};
@@ -298,7 +299,7 @@ static void message_write(const struct http_parser *ps, const struct http_req *r
 	for (uint32_t i = 0; i < ps->nb_fields; i++)
 		r.nb_fields += !ps->fields[i].drop;
 	w.at += r.nb_fields * (uint32_t)sizeof(struct sl_http_field);
-	r.method_len = text_put(&w, method, (uint32_t)((const char *)memchr(method, ' ', HTTP_TEXT_MAX) - method), &r.method_off);
+	r.method_len = text_put(&w, method, (uint32_t)(method_end - method), &r.method_off);
 	r.path_len = text_put(&w, t->path, t->path_len, &r.path_off);
 	r.query_len = text_put(&w, t->query, t->query_len, &r.query_off);
 	r.authority_len = text_put(&w, t->authority, t->authority_len, &r.authority_off);
@@ -317,8 +318,8 @@ static void message_write(const struct http_parser *ps, const struct http_req *r
 	memcpy(msg, &r, sizeof(r));
 }
 
-int sl_http_request_parse(struct http_parser *ps, const struct sl_http_conf *conf, uint8_t *head, uint32_t len, uint8_t *msg,
-			  struct http_req *req)
+int sl_http_request_parse(struct http_parser *ps, const struct sl_http_conf *conf, uint8_t *head, uint32_t len,
+			  uint8_t *msg, struct http_req *req)
 {
 	struct http_target target;
 	struct facts facts = {0};

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* struct sl_http_response -> head of an HTTP/1.1 answer. The message is a private copy, but every number in it may be a lie. */
+/* struct sl_http_response -> head of an HTTP/1.1 answer. The message is a private copy, but every number in it may
+ * be a lie. */
 #include "layers/http/http.h"
 
 struct writer {
 	uint8_t *at, *end;
-	bool full;   /* something did not fit: fields of a hostile message may overlap, so their sum has no natural bound */
+	bool full;   /* something did not fit: fields of a hostile message may overlap, so their sum has no bound */
 };
 
 static void put(struct writer *w, const void *p, size_t len)
@@ -41,17 +42,19 @@ static const char *reason(unsigned status)
 		uint16_t status;
 		const char *text;
 	} reasons[] = {
-		{200, "OK"}, {201, "Created"}, {202, "Accepted"}, {203, "Non-Authoritative Information"}, {204, "No Content"},
-		{205, "Reset Content"}, {206, "Partial Content"}, {300, "Multiple Choices"}, {301, "Moved Permanently"},
-		{302, "Found"}, {303, "See Other"}, {304, "Not Modified"}, {307, "Temporary Redirect"},
-		{308, "Permanent Redirect"}, {400, "Bad Request"}, {401, "Unauthorized"}, {403, "Forbidden"}, {404, "Not Found"},
-		{405, "Method Not Allowed"}, {406, "Not Acceptable"}, {408, "Request Timeout"}, {409, "Conflict"}, {410, "Gone"},
-		{411, "Length Required"}, {412, "Precondition Failed"}, {413, "Content Too Large"}, {414, "URI Too Long"},
-		{415, "Unsupported Media Type"}, {416, "Range Not Satisfiable"}, {417, "Expectation Failed"},
-		{421, "Misdirected Request"}, {422, "Unprocessable Content"}, {426, "Upgrade Required"},
-		{428, "Precondition Required"}, {429, "Too Many Requests"}, {431, "Request Header Fields Too Large"},
-		{500, "Internal Server Error"}, {501, "Not Implemented"}, {502, "Bad Gateway"}, {503, "Service Unavailable"},
-		{504, "Gateway Timeout"}, {505, "HTTP Version Not Supported"},
+		{200, "OK"}, {201, "Created"}, {202, "Accepted"}, {203, "Non-Authoritative Information"},
+		{204, "No Content"}, {205, "Reset Content"}, {206, "Partial Content"}, {300, "Multiple Choices"},
+		{301, "Moved Permanently"}, {302, "Found"}, {303, "See Other"}, {304, "Not Modified"},
+		{307, "Temporary Redirect"}, {308, "Permanent Redirect"}, {400, "Bad Request"},
+		{401, "Unauthorized"}, {403, "Forbidden"}, {404, "Not Found"}, {405, "Method Not Allowed"},
+		{406, "Not Acceptable"}, {408, "Request Timeout"}, {409, "Conflict"}, {410, "Gone"},
+		{411, "Length Required"}, {412, "Precondition Failed"}, {413, "Content Too Large"},
+		{414, "URI Too Long"}, {415, "Unsupported Media Type"}, {416, "Range Not Satisfiable"},
+		{417, "Expectation Failed"}, {421, "Misdirected Request"}, {422, "Unprocessable Content"},
+		{426, "Upgrade Required"}, {428, "Precondition Required"}, {429, "Too Many Requests"},
+		{431, "Request Header Fields Too Large"}, {500, "Internal Server Error"}, {501, "Not Implemented"},
+		{502, "Bad Gateway"}, {503, "Service Unavailable"}, {504, "Gateway Timeout"},
+		{505, "HTTP Version Not Supported"},
 	};
 
 	for (unsigned i = 0; i < sl_nb(reasons); i++) {
@@ -94,9 +97,10 @@ static bool field_ok(const struct sl_http_field *f, const struct sl_http_respons
 {
 	const char *text = (const char *)msg;
 
-	return (uint32_t)f->name_off + f->name_len <= r->head_len && (uint32_t)f->value_off + f->value_len <= r->head_len &&
-	       sl_http_token_lower_ok(text + f->name_off, f->name_len) && sl_http_value_ok(text + f->value_off, f->value_len) &&
-	       !is_framing(text + f->name_off, f->name_len);
+	return (uint32_t)f->name_off + f->name_len <= r->head_len &&
+	       (uint32_t)f->value_off + f->value_len <= r->head_len &&
+	       sl_http_token_lower_ok(text + f->name_off, f->name_len) &&
+	       sl_http_value_ok(text + f->value_off, f->value_len) && !is_framing(text + f->name_off, f->name_len);
 }
 
 static bool fields_write(struct writer *w, const struct sl_http_response *r, const uint8_t *msg, const char *date)
@@ -164,7 +168,8 @@ int sl_http_response_write(const uint8_t *msg, const char *date, struct http_rep
 	struct sl_http_response head;
 
 	memcpy(&head, msg, sizeof(head));
-	if (head.magic != SL_HTTP_MAGIC || head.status < 200 || head.status > 599 || head.nb_fields > SL_HTTP_FIELDS_MAX ||
+	if (head.magic != SL_HTTP_MAGIC || head.status < 200 || head.status > 599 ||
+	    head.nb_fields > SL_HTTP_FIELDS_MAX ||
 	    sizeof(head) + head.nb_fields * sizeof(struct sl_http_field) > head.head_len)
 		return -EBADMSG;
 	r->status = head.status;

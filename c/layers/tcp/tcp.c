@@ -142,6 +142,7 @@ static uint32_t flow_data(struct sl_flow *f, const uint8_t *p, uint32_t len)
 
 	if (sl_unlikely(!c->answered)) {
 		c->answered = true;
+		sl_latency_add(c->inst, c->open.accepted_ns);
 		sl_trace_flow(f, SL_TRACE_BACK, 0);
 	}
 	if (n < 0 && errno != EAGAIN && errno != EINTR)

@@ -9,10 +9,11 @@
 
 #include "layers/tls/tls.h"
 
-/* TLS 1.2: forward secrecy and AEAD only (RFC 9325 section 4.2). AES-128 first: no known weakness, and the cheapest. A client without AES
- * instructions puts ChaCha20 first and gets it. */
+/* TLS 1.2: forward secrecy and AEAD only (RFC 9325 section 4.2). AES-128 first: no known weakness, and the cheapest.
+ * A client without AES instructions puts ChaCha20 first and gets it. */
 static const char ciphers_12[] =
-	"ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384:"
+	"ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:"
+	"ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384:"
 	"ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305";
 static const char ciphers_13[] = "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256";
 static const char groups[] = "X25519:P-256";
@@ -23,11 +24,12 @@ static int openssl_fail(struct sl_tls *tls, int err, const char *what, unsigned 
 	const char *reason = ERR_reason_error_string(ERR_peek_last_error());
 
 	ERR_clear_error();
-	return sl_instance_fail(tls->inst, err, "tls: certificate %u: %s: %s", n + 1, what, reason ? reason : "unknown reason");
+	return sl_instance_fail(tls->inst, err, "tls: certificate %u: %s: %s", n + 1, what, reason ? reason : "?");
 }
 
 /* RFC 7301: our order decides; the client's list without any of ours is the fatal alert no_application_protocol. */
-static int alpn_select(SSL *ssl, const unsigned char **out, unsigned char *out_len, const unsigned char *in, unsigned in_len, void *arg)
+static int alpn_select(SSL *ssl, const unsigned char **out, unsigned char *out_len, const unsigned char *in,
+		       unsigned in_len, void *arg)
 {
 	const struct sl_tls *tls = arg;
 	unsigned char *found;
@@ -81,6 +83,21 @@ static int server_name(SSL *ssl, int *alert, void *arg)
 	return SSL_TLSEXT_ERR_OK;
 }
 
+void sl_tls_negotiated(const SSL *ssl, struct sl_flow_open *open)
+{
+	const char *name = SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name);
+	const unsigned char *alpn;
+	unsigned len;
+
+	open->tls_version = (uint8_t)SSL_version(ssl);   /* 0x0303, 0x0304 */
+	SSL_get0_alpn_selected(ssl, &alpn, &len);
+	open->alpn = len == 8 ? SL_ALPN_HTTP_1_1 : len == 2 ? SL_ALPN_H2 : SL_ALPN_NONE;
+	open->sni_len = (uint8_t)(name ? strnlen(name, sizeof(open->sni)) : 0);
+	memset(open->sni, 0, sizeof(open->sni));
+	if (name)
+		memcpy(open->sni, name, open->sni_len);
+}
+
 static SSL_CTX *context_new(struct sl_tls *tls)
 {
 	SSL_CTX *ctx = SSL_CTX_new(TLS_server_method());
@@ -91,17 +108,20 @@ static SSL_CTX *context_new(struct sl_tls *tls)
 	SSL_CTX_set_security_level(ctx, 2);
 	SSL_CTX_set_options(ctx, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION | SSL_OP_CIPHER_SERVER_PREFERENCE |
 				 SSL_OP_PRIORITIZE_CHACHA);
-	SSL_CTX_set_mode(ctx, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+	SSL_CTX_set_mode(ctx, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ENABLE_PARTIAL_WRITE |
+			      SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
 	SSL_CTX_set_max_early_data(ctx, 0);   /* could be replayed (RFC 8446 section 8) */
 	SSL_CTX_set_tlsext_servername_callback(ctx, server_name);
 	SSL_CTX_set_tlsext_servername_arg(ctx, tls);
 	if (tls->alpn_len)
 		SSL_CTX_set_alpn_select_cb(ctx, alpn_select, tls);
-	/* read_ahead stays off: OpenSSL then never takes more ciphertext than it decrypts, and each read is a copy from memory anyway */
+	/* read_ahead stays off: OpenSSL then never takes more ciphertext than it decrypts, and each read is a copy
+	 * from memory anyway */
 	if (SSL_CTX_set_min_proto_version(ctx, tls->conf.min_version == 4 ? TLS1_3_VERSION : TLS1_2_VERSION) &&
 	    SSL_CTX_set_cipher_list(ctx, ciphers_12) && SSL_CTX_set_ciphersuites(ctx, ciphers_13) &&
 	    SSL_CTX_set1_groups_list(ctx, groups) &&
-	    SSL_CTX_set_session_id_context(ctx, session_context, sizeof(session_context) - 1) && !sl_tls_tickets_set(tls, ctx))
+	    SSL_CTX_set_session_id_context(ctx, session_context, sizeof(session_context) - 1) &&
+	    !sl_tls_tickets_set(tls, ctx))
 		return ctx;
 	SSL_CTX_free(ctx);
 	return NULL;
@@ -172,7 +192,9 @@ static bool names_equal(const struct sl_tls_host *a, const struct sl_tls_host *b
 
 static bool has_key_type(SSL_CTX *ctx, int type)
 {
-	for (int more = SSL_CTX_set_current_cert(ctx, SSL_CERT_SET_FIRST); more; more = SSL_CTX_set_current_cert(ctx, SSL_CERT_SET_NEXT)) {
+	int more = SSL_CTX_set_current_cert(ctx, SSL_CERT_SET_FIRST);
+
+	for (; more; more = SSL_CTX_set_current_cert(ctx, SSL_CERT_SET_NEXT)) {
 		EVP_PKEY *key = SSL_CTX_get0_privatekey(ctx);
 
 		if (key && EVP_PKEY_get_base_id(key) == type)
@@ -181,8 +203,8 @@ static bool has_key_type(SSL_CTX *ctx, int type)
 	return false;
 }
 
-/* The host that *names belongs to: an RSA and an EC certificate for the same names share one, and the client's algorithms choose.
- * Takes over what is in *names. Returns NULL: no memory. */
+/* The host that *names belongs to: an RSA and an EC certificate for the same names share one, and the client's
+ * algorithms choose. Takes over what is in *names. Returns NULL: no memory. */
 static struct sl_tls_host *host_get(struct sl_tls *tls, struct sl_tls_host *names, int key_type)
 {
 	struct sl_tls_host *hosts;
@@ -267,7 +289,8 @@ int sl_tls_contexts_load(struct sl_tls *tls)
 
 		key = sl_instance_conf(tls->inst, SL_CONF_TLS_KEY, n, &key_len);
 		if (!key) {
-			err = err ? err : sl_instance_fail(tls->inst, EINVAL, "tls: certificate %u has no private key", n + 1);
+			if (!err)
+				err = sl_instance_fail(tls->inst, EINVAL, "tls: certificate %u has no key", n + 1);
 			continue;
 		}
 		pem = BIO_new_mem_buf(cert, (int)cert_len);

@@ -1,26 +1,31 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Session tickets (RFC 5077, RFC 8446 section 4.6.1) under keys that the whole pool has, so that any tls instance resumes what another
- * one began. Nothing is kept on the server. The keys come in order: the first encrypts, all decrypt; a ticket of an older key is
- * accepted and replaced. */
+/* Session tickets (RFC 5077, RFC 8446 section 4.6.1) under keys that the whole pool has, so that any tls instance
+ * resumes what another one began. Nothing is kept on the server. The keys come in order: the first encrypts, all
+ * decrypt; a ticket of an older key is accepted and replaced. */
 #include <openssl/core_names.h>
 #include <openssl/evp.h>
 #include <openssl/rand.h>
 
 #include "layers/tls/tls.h"
 
-static int cipher_start(const struct sl_tls *tls, unsigned key, unsigned char *iv, EVP_CIPHER_CTX *cipher, EVP_MAC_CTX *mac, int enc)
+static int cipher_start(const struct sl_tls *tls, unsigned key, unsigned char *iv, EVP_CIPHER_CTX *cipher,
+			EVP_MAC_CTX *mac, int enc)
 {
 	const struct sl_ticket_key *k = &tls->keys[key];
+	void *hmac_key = (void *)(uintptr_t)k->hmac_key;
 	OSSL_PARAM params[3];
 
-	params[0] = OSSL_PARAM_construct_octet_string(OSSL_MAC_PARAM_KEY, (void *)(uintptr_t)k->hmac_key, sizeof(k->hmac_key));
+	params[0] = OSSL_PARAM_construct_octet_string(OSSL_MAC_PARAM_KEY, hmac_key, sizeof(k->hmac_key));
 	params[1] = OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST, (char *)(uintptr_t)"SHA256", 0);
 	params[2] = OSSL_PARAM_construct_end();
-	return EVP_MAC_CTX_set_params(mac, params) && EVP_CipherInit_ex(cipher, tls->ticket_cipher, NULL, k->aes_key, iv, enc);
+	return EVP_MAC_CTX_set_params(mac, params) &&
+	       EVP_CipherInit_ex(cipher, tls->ticket_cipher, NULL, k->aes_key, iv, enc);
 }
 
-/* As SSL_CTX_set_tlsext_ticket_key_evp_cb wants it: 1 use it, 2 use and renew it, 0 no such key (full handshake), -1 error. */
-static int ticket_key(SSL *ssl, unsigned char *name, unsigned char *iv, EVP_CIPHER_CTX *cipher, EVP_MAC_CTX *mac, int enc)
+/* As SSL_CTX_set_tlsext_ticket_key_evp_cb wants it: 1 use it, 2 use and renew it, 0 no such key (full handshake), -1
+ * error. */
+static int ticket_key(SSL *ssl, unsigned char *name, unsigned char *iv, EVP_CIPHER_CTX *cipher, EVP_MAC_CTX *mac,
+		      int enc)
 {
 	struct sl_tls *tls = SSL_CTX_get_app_data(SSL_get_SSL_CTX(ssl));
 	unsigned i = 0;
@@ -68,8 +73,8 @@ int sl_tls_tickets_set(struct sl_tls *tls, SSL_CTX *ctx)
 	}
 	/* RFC 8446 section 4.6.1: at most seven days */
 	SSL_CTX_set_timeout(ctx, sl_min(tls->conf.ticket_lifetime_s, 604800u));
-	/* two (one after a resumption): browsers open several connections at once, with a ticket for each (RFC 8446 appendix C.4) */
-	if (!SSL_CTX_set_num_tickets(ctx, 2) || !SSL_CTX_set_tlsext_ticket_key_evp_cb(ctx, ticket_key))
+	/* one: each costs a tenth of a handshake, and every connection brings the next (RFC 8446 appendix C.4) */
+	if (!SSL_CTX_set_num_tickets(ctx, 1) || !SSL_CTX_set_tlsext_ticket_key_evp_cb(ctx, ticket_key))
 		return -ENOMEM;
 	return 0;
 }

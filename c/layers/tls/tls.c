@@ -8,6 +8,201 @@
 
 #include "layers/tls/tls.h"
 
+/* --- callbacks of the flows: each enters the connection, moves what can be moved, and leaves --- */
+
+static int front_open(struct sl_flow *f, const void *msg, uint32_t len, bool fin)
+{
+	struct sl_instance *inst = sl_flow_instance(f);
+	struct sl_tls *tls = inst->layer_state;
+	const struct sl_flow_open *open = msg;
+	struct sl_tls_conn *c;
+
+	if (len != sizeof(*open) || !sl_instance_next_edge(inst, open->service)) {
+		inst->counters[SL_CNT_BAD_MESSAGE]++;
+		return -SL_ERROR_PROTOCOL;
+	}
+	if (fin)   /* left before saying anything */
+		return -SL_ERROR_CLIENT;
+	c = inst->draining || tls->nb_conns >= tls->conf.max_connections ? NULL : sl_tls_conn_new(tls, f, open);
+	if (!c)
+		return -SL_ERROR_REFUSED;
+	f->user = c;
+	inst->requests++;
+	c->deadline_ms = UINT64_MAX;
+	if (tls->conf.handshake_timeout_ms) {
+		c->deadline_ms = inst->wheel.now_ms + tls->conf.handshake_timeout_ms;
+		sl_timer_arm(&inst->wheel, &c->timer, tls->conf.handshake_timeout_ms);
+	}
+	sl_trace_flow(f, SL_TRACE_IN, 0);
+	return 0;
+}
+
+static uint32_t front_data(struct sl_flow *f, const uint8_t *p, uint32_t len)
+{
+	struct sl_tls_conn *c = f->user;
+	uint32_t rest;
+
+	if (c->state == SL_TLS_CLOSED || c->rx_closed)
+		return len;
+	sl_tls_conn_enter(c);
+	c->wire.in = p;
+	c->wire.in_len = len;
+	if (c->state == SL_TLS_HANDSHAKE)
+		sl_tls_conn_handshake(c);
+	sl_tls_conn_read(c);
+	rest = c->state == SL_TLS_CLOSED || c->rx_closed ? 0 : c->wire.in_len;
+	c->wire.in = NULL;
+	c->wire.in_len = 0;
+	sl_tls_conn_leave(c);
+	return len - rest;
+}
+
+static void front_fin(struct sl_flow *f)
+{
+	struct sl_tls_conn *c = f->user;
+
+	if (c->state == SL_TLS_CLOSED || (c->state == SL_TLS_RUNNING && c->rx_closed))
+		return;
+	sl_tls_conn_enter(c);
+	if (f->tx_fin) {
+		/* http had its say and the client its close_notify; many clients just leave then */
+		c->state = SL_TLS_CLOSED;
+		sl_tls_back_reset(c, SL_ERROR_CLIENT);
+	} else {
+		SSL_shutdown(c->ssl);   /* a courtesy: the client may still listen */
+		sl_tls_conn_fail(c);
+	}
+	sl_tls_conn_leave(c);
+}
+
+static void front_writable(struct sl_flow *f)
+{
+	struct sl_tls_conn *c = f->user;
+
+	sl_tls_conn_enter(c);
+	if (c->state == SL_TLS_HANDSHAKE)
+		sl_tls_conn_handshake(c);
+	if (c->tx_closing)
+		sl_tls_conn_shutdown(c);
+	sl_tls_conn_read(c);   /* it may have wanted to write: an answer to KeyUpdate */
+	if (c->back)
+		sl_flow_resume(c->back);
+	if (c->wire.flow)
+		sl_flow_resume(c->wire.flow);
+	sl_tls_conn_leave(c);
+}
+
+static void front_over(struct sl_flow *f, enum sl_request_status status)
+{
+	struct sl_tls_conn *c = f->user;
+
+	sl_tls_conn_enter(c);
+	c->state = SL_TLS_CLOSED;
+	sl_trace_flow(f, SL_TRACE_DONE, 0);
+	sl_tls_wire_drop(&c->wire);
+	/* both FINs on both flows: the back flow's own over() is on its way */
+	if (c->back && !(c->back->tx_fin && c->back->rx_fin))
+		sl_tls_back_reset(c, status == SL_COMPLETED ? SL_ERROR_CLIENT : status);
+	sl_tls_conn_leave(c);
+}
+
+static uint32_t back_data(struct sl_flow *f, const uint8_t *p, uint32_t len)
+{
+	struct sl_tls_conn *c = f->user;
+	uint64_t before = c->wire.sent;
+	uint32_t done = 0;
+	size_t n;
+	int r;
+
+	if (!c->answered)
+		sl_trace_flow(f, SL_TRACE_BACK, 0);
+	sl_tls_conn_enter(c);
+	c->wire.expect = len + (len / SL_TLS_PIECE + 1) * SL_TLS_RECORD_EXTRA;
+	while (done < len) {
+		/* copied into OpenSSL's buffer before it is encrypted, so the sender can not change it underneath */
+		r = SSL_write_ex(c->ssl, p + done, len - done, &n);
+		if (r != 1) {
+			/* no room: the begun record stays in OpenSSL, and the same bytes are shown again */
+			if (SSL_get_error(c->ssl, r) == SSL_ERROR_WANT_WRITE)
+				break;
+			sl_tls_conn_fail(c);
+			done = len;
+			break;
+		}
+		done += (uint32_t)n;
+		c->tls->inst->bytes_out += n;
+	}
+	sl_tls_wire_flush(&c->wire, false);
+	if (!c->answered && c->wire.flow && c->wire.sent != before) {
+		c->answered = true;
+		sl_trace_flow(c->wire.flow, SL_TRACE_OUT, 0);
+	}
+	sl_tls_conn_leave(c);
+	return done;
+}
+
+static void back_fin(struct sl_flow *f)
+{
+	struct sl_tls_conn *c = f->user;
+
+	sl_tls_conn_enter(c);
+	c->tx_closing = true;
+	sl_tls_conn_shutdown(c);
+	sl_tls_conn_leave(c);
+}
+
+static void back_writable(struct sl_flow *f)
+{
+	struct sl_tls_conn *c = f->user;
+
+	sl_tls_conn_enter(c);
+	sl_tls_conn_read(c);   /* what OpenSSL still has */
+	if (c->wire.flow)
+		sl_flow_resume(c->wire.flow);
+	sl_tls_conn_leave(c);
+}
+
+static void back_over(struct sl_flow *f, enum sl_request_status status)
+{
+	struct sl_tls_conn *c = f->user;
+
+	sl_tls_conn_enter(c);
+	c->back = NULL;
+	if (status != SL_COMPLETED && c->wire.flow && !c->wire.flow->tx_fin)
+		sl_tls_conn_reset(c, status);
+	else if (c->wire.flow && c->wire.flow->tx_fin)
+		c->state = SL_TLS_CLOSED;
+	sl_tls_conn_leave(c);
+}
+
+/* The wish that the connection ends soon: only http knows a polite moment for it. */
+static void front_drain(struct sl_flow *f)
+{
+	struct sl_tls_conn *c = f->user;
+
+	c->draining = true;
+	if (c->back)
+		sl_flow_drain(c->back);
+}
+
+static const struct sl_flow_ops tls_front = {
+	.open = front_open,
+	.data = front_data,
+	.fin = front_fin,
+	.writable = front_writable,
+	.over = front_over,
+	.drain = front_drain,
+};
+
+static const struct sl_flow_ops tls_back = {
+	.data = back_data,
+	.fin = back_fin,
+	.writable = back_writable,
+	.over = back_over,
+};
+
+/* --- the layer --- */
+
 static void tls_free(struct sl_tls *tls)
 {
 	sl_tls_contexts_free(tls);
@@ -58,7 +253,7 @@ static int tls_init(struct sl_instance *inst)
 	return 0;
 }
 
-/* http closes the connections of a draining swarm where it can do so between two requests; here they just run out. */
+/* The instance has asked http to end all connections; what runs until then goes on as ever. */
 static void tls_drain(struct sl_instance *inst)
 {
 	(void)inst;
@@ -81,8 +276,8 @@ static const int tls_syscalls[] = { SYS_getrandom, SYS_getpid, -1 };   /* OpenSS
 const struct sl_layer sl_layer_tls = {
 	.name = "tls",
 	.id = SL_LAYER_TLS,
-	.front = &sl_tls_front,
-	.back = &sl_tls_back,
+	.front = &tls_front,
+	.back = &tls_back,
 	.init = tls_init,
 	.drain = tls_drain,
 	.stop = tls_stop,

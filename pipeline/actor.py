@@ -254,6 +254,7 @@ class Actor:
             return
         if member.watcher:
             member.watcher.cancel()
+            await asyncio.wait([member.watcher])       # as it ends it lets go of the pidfd that is waited for below
         if member.running:
             if instance.state is not VmState.FAILED:       # one that failed would not hear it
                 self.command(vm_id, Command.STOP)

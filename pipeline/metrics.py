@@ -28,7 +28,7 @@ COUNTERS: Mapping[str, tuple[str, float, str]] = {
 def metrics(status: Mapping[str, Any]) -> bytes:
     """The text of a scrape, from ``pipeline.status.status``."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Once(status))  # type: ignore[arg-type]
+    registry.register(_Once(status))
     return bytes(generate_latest(registry))
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from itertools import accumulate, zip_longest
 from typing import Annotated, Any
 
 import typer
 from rich.box import SIMPLE
 from rich.console import Console
+from rich.live import Live
 from rich.table import Table
 
 from pipeline.cli.client import call
@@ -47,6 +51,59 @@ def events(run_dir: RunDir = RUN_DIR, as_json: Json = False,
         time.sleep(0.5)
 
 
+def top(run_dir: RunDir = RUN_DIR,
+        every: Annotated[float, typer.Option("--every", help="Seconds between two looks.")] = 1.0) -> None:
+    """Watch the swarm live: rates, load, latency of each instance. Ctrl-C ends it.
+
+    Example: swarmline top --every 0.5
+    """
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    before, then = call(run_dir, "GET", "/v1/status"), time.monotonic()
+    with Live(console=console, auto_refresh=False, screen=True) if console.is_terminal else nullcontext() as live:
+        while True:
+            time.sleep(max(every, 0.1))
+            now, clock = call(run_dir, "GET", "/v1/status"), time.monotonic()
+            table = rates_table(before, now, clock - then)
+            if live:
+                live.update(table, refresh=True)
+            else:
+                console.print(table)
+            before, then = now, clock
+
+
+def rates_table(before: dict[str, Any], now: dict[str, Any], seconds: float) -> Table:
+    """What each instance did between two statuses."""
+    table = Table(title=f"swarm {now['swarm']['name']}, RoutingTable epoch {now['routing_table']['epoch']}",
+                  title_justify="left", box=SIMPLE, pad_edge=False)
+    for name in ("vm", "layer", "state", "requests/s", "in/s", "out/s", "load", "queue", "flows", "p50", "p99"):
+        table.add_column(name, justify="left" if name in ("layer", "state") else "right")
+    former = {i["vm_id"]: i for i in before["instances"]}
+    for i in sorted(now["instances"], key=_place):
+        old = former.get(i["vm_id"], {"requests": 0, "bytes_in": 0, "bytes_out": 0, "latency": []})
+        latency = [b - a for a, b in zip_longest(old["latency"], i["latency"], fillvalue=0)]
+        table.add_row(str(i["vm_id"]), "+".join(i["layers"]), i["state"],
+                      *(show((i[key] - old[key]) / seconds) for key, show in
+                        (("requests", "{:.0f}".format), ("bytes_in", size), ("bytes_out", size))),
+                      f"{i['load'] / 10:.0f} %", str(i["queue_depth"]), str(i["active_flows"]),
+                      quantile(latency, 0.5), quantile(latency, 0.99))
+    return table
+
+
+def quantile(buckets: Sequence[int], share: float) -> str:
+    """The upper end of the bucket in which this share of the answers is reached; bucket n ends at 2^(n + 1) µs."""
+    due = share * sum(buckets)
+    for n, seen in enumerate(accumulate(buckets)):
+        if seen and seen >= due:
+            us = 2 ** (n + 1)
+            return f"<{us} µs" if us < 1000 else f"<{us / 1000:.0f} ms"
+    return ""
+
+
+def _place(instance: dict[str, Any]) -> tuple[int, int]:
+    """In the order of the chain."""
+    return ("tcp", "tls", "http", "app").index(instance["layers"][0]), instance["vm_id"]
+
+
 def tables(value: dict[str, Any]) -> list[Table]:
     """A status for people."""
     return [instances_table(value), routing_table(value), services_table(value)]
@@ -59,8 +116,7 @@ def instances_table(value: dict[str, Any]) -> Table:
                           ("requests", "right"), ("in", "right"), ("out", "right"), ("load", "right"), ("queue", "right"),
                           ("flows", "right"), ("busy", "right")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
-    order = ["tcp", "tls", "http", "app"]
-    for i in sorted(value["instances"], key=lambda i: (order.index(i["layers"][0]), i["vm_id"])):
+    for i in sorted(value["instances"], key=_place):
         table.add_row(str(i["vm_id"]), "+".join(i["layers"]), i["state"], str(i["pid"]), str(i["requests"]),
                       size(i["bytes_in"]), size(i["bytes_out"]), f"{i['load'] / 10:.0f} %", str(i["queue_depth"]),
                       str(i["active_flows"]), f"{i['busy_ns'] / 1e6:.0f} ms")
@@ -99,3 +155,4 @@ def size(count: float) -> str:
 def register(cli: typer.Typer) -> None:
     cli.command()(status)
     cli.command()(events)
+    cli.command()(top)

@@ -4,17 +4,20 @@
 ::
 
     SwarmlineError             exit 1
-    ├── ConfigError            3   the config file is wrong; knows file, line, key and every other problem of
-    the file ├── PlanError              4   the change asked for is not allowed in this state of the swarm ├──
-    HostError              5   something of this machine refused │   ├── ClassifierError        BPF object,
-    maps, pins, the interface │   ├── NamespaceError         network and user namespaces, links, rights │
-    ├── HugepageError          memory for edges │   ├── RouterError            the Front-End Router │   ├──
-    HolderError            the process that keeps the memfds and serves the ivshmem sockets │   └──
-    HardwareError          PCI devices, IOMMU groups, accelerators ├── InstanceError          6   one
-    instance; knows its vm_id │   └── LaunchError            it did not start; keeps argv, exit status and its
-    last log lines ├── ApiError               7   the manager answered a request with an error, or not at all
-    ├── AlreadyRunning         8   a swarm uses this run-time folder └── NotRunning             9   no swarm
-    uses it
+    ├── ConfigError            3   the config file is wrong; knows file, line, key and every other problem of it
+    ├── PlanError              4   the change asked for is not allowed in this state of the swarm
+    ├── HostError              5   something of this machine refused
+    │   ├── ClassifierError        BPF object, maps, pins, the interface
+    │   ├── NamespaceError         network and user namespaces, links, rights
+    │   ├── HugepageError          memory for edges
+    │   ├── RouterError            the Front-End Router
+    │   ├── HolderError            the process that keeps the memfds and serves the ivshmem sockets
+    │   └── HardwareError          PCI devices, IOMMU groups, accelerators
+    ├── InstanceError          6   one instance; knows its vm_id
+    │   └── LaunchError            it did not start; keeps argv, exit status and its last log lines
+    ├── ApiError               7   the manager answered a request with an error, or not at all
+    ├── AlreadyRunning         8   a swarm uses this run-time folder
+    └── NotRunning             9   no swarm uses it
 
 ``str(error)`` is one line that says what is wrong, ``error.hint`` says how to mend it (empty if nobody can
 know), ``error.explain()`` is both in one line and is what the command line prints. Anything else that escapes

@@ -11,15 +11,27 @@
 
 #include <linux/types.h>
 
+/* Each read of a word that a peer may write goes through observe, peek or sl_copy_once. A build with SL_COUNT_READS tells the test that
+ * defines sl_read_note() about every one of them. */
+#ifdef SL_COUNT_READS
+void sl_read_note(const void *p, __u32 len) __attribute__((weak));
+#define SL_READ_NOTE(p, len) (sl_read_note ? sl_read_note(p, len) : (void)0)
+#else
+#define SL_READ_NOTE(p, len) ((void)0)
+#endif
+
 static inline void sl_publish_u32(__u32 *p, __u32 v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
 static inline void sl_publish_u64(__u64 *p, __u64 v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
-static inline __u32 sl_observe_u32(const __u32 *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
-static inline __u64 sl_observe_u64(const __u64 *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
-static inline __u32 sl_peek_u32(const __u32 *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
-static inline __u64 sl_peek_u64(const __u64 *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
+static inline __u32 sl_observe_u32(const __u32 *p) { SL_READ_NOTE(p, 4); return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
+static inline __u64 sl_observe_u64(const __u64 *p) { SL_READ_NOTE(p, 8); return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
+static inline __u32 sl_peek_u32(const __u32 *p) { SL_READ_NOTE(p, 4); return __atomic_load_n(p, __ATOMIC_RELAXED); }
+static inline __u64 sl_peek_u64(const __u64 *p) { SL_READ_NOTE(p, 8); return __atomic_load_n(p, __ATOMIC_RELAXED); }
 static inline void sl_post_u32(__u32 *p, __u32 v) { __atomic_store_n(p, v, __ATOMIC_RELAXED); }
 static inline void sl_post_u64(__u64 *p, __u64 v) { __atomic_store_n(p, v, __ATOMIC_RELAXED); }
 static inline void sl_full_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+
+/* Takes one record of a peer's out of shared memory. sl_copied_once() must follow before anything is decided by the copy. */
+#define sl_copy_once(to, from) do { SL_READ_NOTE(from, sizeof(*(to))); *(to) = *(from); } while (0)
 
 /* After copying hostile memory into a private struct: keeps the compiler from reading the source again in place of the copy. */
 static inline void sl_copied_once(void) { __asm__ volatile("" ::: "memory"); }

@@ -10,6 +10,7 @@
 
 #include "base/atomic.h"
 #include "base/base.h"
+#include "base/fault.h"
 #include "edge/route.h"
 
 static struct sl_ring *ring_at(const struct sl_edge *e, unsigned front, unsigned back, unsigned from_back)
@@ -213,10 +214,13 @@ static void link_up(struct sl_link *l, const struct sl_route *r)
 	sl_publish_u64(&l->tx.ring->prod_pair, 0);
 	sl_publish_u64(&l->rx.ring->cons_pair, 0);
 	sl_full_fence();
+	SL_FAULT("up: pairs cleared");
 	sl_publish_u32(&l->tx.ring->prod, 0);
 	sl_publish_u32(&l->rx.ring->cons, 0);
 	sl_publish_u32(&l->rx.ring->cprod, 0);
+	SL_FAULT("up: indices reset");
 	sl_publish_u64(&l->tx.ring->prod_pair, pair_of(e->incarnation, l->incarnation));
+	SL_FAULT("up: sender's pair set");
 	sl_publish_u64(&l->rx.ring->cons_pair, pair_of(l->incarnation, e->incarnation));
 	e->up[e->nb_up++] = l;
 }
@@ -226,12 +230,12 @@ static void sent_give_back(struct sl_link *l)
 	struct sl_edge *e = l->edge;
 
 	for (uint32_t n = l->tx.oldest; n != l->tx.prod; n++) {
-		struct sl_sent *s = &l->tx.sent[n & (e->g.ring_cap - 1)];
-		struct sl_buf buf = {.data = e->base + s->slot_off, .offset = s->slot_off};
+		uint32_t *sent = &l->tx.sent[n & (e->g.ring_cap - 1)];
+		struct sl_buf buf = {.offset = *sent & ~(uint32_t)SL_SENT_OPEN};
 
-		if (s->open && s->slot_off)
+		if (buf.offset)
 			sl_buf_free(e, &buf);
-		s->open = false;
+		*sent = 0;
 	}
 	l->tx.oldest = l->tx.prod;
 }
@@ -246,6 +250,7 @@ static void link_down(struct sl_link *l)
 	sent_give_back(l);
 	sl_publish_u64(&l->tx.ring->prod_pair, 0);
 	sl_publish_u64(&l->rx.ring->cons_pair, 0);
+	l->lost = l->incarnation;
 	l->incarnation = 0;
 	l->weight = 0;
 	for (unsigned i = 0; i < e->nb_up; i++) {
@@ -270,10 +275,11 @@ void sl_link_quarantine(struct sl_link *l, enum sl_counter why)
 	sl_alias_build(e);
 }
 
-static const struct sl_route *route_of_slot(const struct sl_route_page *page, unsigned slot)
+/* Never the pairing that was dropped already: its indices would start again at 0 while the ring still holds what it consumed. */
+static const struct sl_route *route_of_slot(const struct sl_route_page *page, unsigned slot, uint32_t lost)
 {
 	for (uint32_t i = 0; i < sl_min(page->nb_routes, (uint32_t)SL_SIDE_MAX); i++)
-		if (page->routes[i].slot == slot && page->routes[i].incarnation)
+		if (page->routes[i].slot == slot && page->routes[i].incarnation && page->routes[i].incarnation != lost)
 			return &page->routes[i];
 	return NULL;
 }
@@ -281,8 +287,8 @@ static const struct sl_route *route_of_slot(const struct sl_route_page *page, un
 void sl_edge_routes_set(struct sl_edge *e, const struct sl_route_page *page, int (*doorbell)(void *user, uint16_t vm_id))
 {
 	for (unsigned slot = 0; slot < e->nb_links; slot++) {
-		const struct sl_route *r = route_of_slot(page, slot);
 		struct sl_link *l = &e->links[slot];
+		const struct sl_route *r = route_of_slot(page, slot, l->lost);
 
 		if (l->incarnation && (!r || r->incarnation != l->incarnation))
 			link_down(l);
@@ -304,9 +310,16 @@ void sl_edge_routes_set(struct sl_edge *e, const struct sl_route_page *page, int
 
 void sl_edge_doorbell_set(struct sl_edge *e, uint16_t vm_id, int fd)
 {
-	for (unsigned i = 0; i < e->nb_up; i++)
-		if (e->up[i]->vm_id == vm_id)
-			e->up[i]->doorbell = fd;
+	uint64_t one = 1;
+
+	for (unsigned i = 0; i < e->nb_up; i++) {
+		if (e->up[i]->vm_id != vm_id)
+			continue;
+		e->up[i]->doorbell = fd;
+		/* it may have slept through what was published before; a full counter (EAGAIN) means that it is rung anyway */
+		if (fd >= 0 && write(fd, &one, sizeof(one)) == sizeof(one))
+			e->ops->count(e, SL_CNT_DOORBELLS);
+	}
 }
 
 static uint32_t link_input(struct sl_link *l)
@@ -375,7 +388,8 @@ bool sl_edge_pending(const struct sl_edge *e)
 		if (sl_observe_u64(&l->rx.ring->prod_pair) == pair_of(l->incarnation, e->incarnation) &&
 		    sl_observe_u32(&l->rx.ring->prod) != l->rx.cons)
 			return true;
-		if (waiting && sl_observe_u32(&l->tx.ring->cprod) != l->tx.cprod)
+		if (waiting && sl_observe_u64(&l->tx.ring->cons_pair) == pair_of(e->incarnation, l->incarnation) &&
+		    sl_observe_u32(&l->tx.ring->cprod) != l->tx.cprod)
 			return true;
 	}
 	return false;

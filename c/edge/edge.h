@@ -20,17 +20,14 @@
 
 enum { SL_BURST = 32 };   /* entries taken from one link in one turn: bounds the work that one peer can cause */
 
-/* A sent entry until it is completed */
-struct sl_sent {
-	uint32_t slot_off;    /* its payload slot, 0 = none */
-	bool open;            /* not completed */
-};
+/* A sent entry until it is completed: offset of its payload slot (0: none; slots lie on cache lines) | SL_SENT_OPEN; then 0 */
+enum { SL_SENT_OPEN = 1 };
 
 struct sl_tx {
 	struct sl_ring *ring;
 	struct sl_request_packet *entries;
 	const struct sl_completion *completions;
-	struct sl_sent *sent;     /* by entry number & mask */
+	uint32_t *sent;           /* by entry number & mask */
 	uint32_t prod;            /* next entry to write */
 	uint32_t published;
 	uint32_t oldest;          /* first entry not completed */
@@ -50,6 +47,7 @@ struct sl_rx {
 struct sl_link {
 	struct sl_edge *edge;
 	uint32_t incarnation;     /* of the peer; 0 = no peer in this slot */
+	uint32_t lost;            /* of the last one that was dropped: a route page written before it left may name it once more */
 	uint16_t vm_id;
 	uint16_t slot;
 	uint16_t weight;
@@ -150,6 +148,10 @@ struct sl_link *sl_select_best_vm(struct sl_edge *e);
  * in. buf: its payload slot (given back by the completion), or NULL. Returns the entry's number in *seq (may be NULL), or -EAGAIN:
  * ring_cap entries are uncompleted. Published by sl_signal_vm. */
 int sl_route_request(struct sl_link *l, const struct sl_request_packet *p, const struct sl_buf *buf, uint32_t *seq);
+
+/* The same for nb entries at once; bufs[i] is the slot of p[i], or bufs is NULL. Returns how many were written: those for
+ * which there was room. */
+uint32_t sl_route_burst(struct sl_link *l, const struct sl_request_packet *p, const struct sl_buf *bufs, uint32_t nb);
 
 /* Publishes entries and completions of all links, then rings the doorbells of those who sleep. Returns the number of doorbells rung. */
 uint32_t sl_signal_vm(struct sl_edge *e);

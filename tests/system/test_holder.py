@@ -74,7 +74,7 @@ while region[assignment_off + 4] == 1 and "eth0" not in [name for _, name in soc
     time.sleep(0.005)
 links = ",".join(name for _, name in socket.if_nameindex())
 text = (" ".join(names) + " " + links).encode()
-offset = status_off + 544 - 160
+offset = status_off + int(os.environ["SWARMLINE_TEXT_OFF"])
 region[offset:offset + len(text)] = text
 struct.pack_into("<IHBB", region, status_off, 2, vm_id, 2, 1)                     # READY
 os.eventfd_write(fds[0], 1)
@@ -140,6 +140,7 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         path.write_text(f"#!{sys.executable} -P\n{script}")
         path.chmod(0o755)
     monkeypatch.setenv("SWARMLINE_BIN", str(tmp_path))
+    monkeypatch.setenv("SWARMLINE_TEXT_OFF", str(ffi.offsetof("struct sl_vm_status", "text")))
 
 
 @pytest.fixture

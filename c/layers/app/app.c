@@ -80,8 +80,11 @@ void sl_app_push(struct sl_app_request *r)
 			sl_trace_flow(r->flow, SL_TRACE_OUT, 0);
 		r->started = true;
 	}
-	if (r->last && !r->flow->tx_fin)
+	if (!r->last)
+		return;
+	if (!r->flow->tx_fin)
 		sl_flow_fin(r->flow);
+	sl_latency_add(r->app->inst, r->began_ns);
 }
 
 /* Takes a free one, else one never used so far, so that memory is touched only as far as it was ever needed. */
@@ -101,6 +104,7 @@ static struct sl_app_request *request_new(struct sl_app *app, struct sl_flow *f)
 	r->app = app;
 	r->flow = f;
 	r->file = NULL;
+	r->began_ns = app->inst->now_ns;
 	r->echo = r->started = false;
 	r->last = true;
 	r->body_in = r->pos = r->end = 0;
@@ -121,7 +125,7 @@ static int request_open(struct sl_flow *f, const void *msg, uint32_t len, bool f
 		inst->counters[SL_CNT_BAD_MESSAGE]++;
 		return -SL_ERROR_PROTOCOL;
 	}
-	r = inst->draining ? NULL : request_new(app, f);
+	r = request_new(app, f);
 	if (!r)
 		return -SL_ERROR_REFUSED;
 	r->body_len = fin ? 0 : m.r.body_len;

@@ -159,6 +159,7 @@ void sl_tls_conn_handshake(struct sl_tls_conn *c)
 
 	if (r == 1) {
 		conn_inst(c)->counters[SL_CNT_HANDSHAKES]++;
+		sl_latency_add(conn_inst(c), c->began_ns);
 		if (SSL_session_reused(c->ssl))
 			conn_inst(c)->counters[SL_CNT_RESUMED]++;
 		sl_tls_negotiated(c->ssl, &c->open);
@@ -199,6 +200,7 @@ struct sl_tls_conn *sl_tls_conn_new(struct sl_tls *tls, struct sl_flow *f, const
 		return NULL;
 	c->tls = tls;
 	c->wire.flow = f;
+	c->began_ns = tls->inst->now_ns;
 	c->open = *open;
 	c->ssl = SSL_new(tls->hosts[0].ctx);
 	if (c->ssl)

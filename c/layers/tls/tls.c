@@ -23,7 +23,7 @@ static int front_open(struct sl_flow *f, const void *msg, uint32_t len, bool fin
 	}
 	if (fin)   /* left before saying anything */
 		return -SL_ERROR_CLIENT;
-	c = inst->draining || tls->nb_conns >= tls->conf.max_connections ? NULL : sl_tls_conn_new(tls, f, open);
+	c = tls->nb_conns >= tls->conf.max_connections ? NULL : sl_tls_conn_new(tls, f, open);
 	if (!c)
 		return -SL_ERROR_REFUSED;
 	f->user = c;

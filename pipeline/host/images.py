@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Guest images: a kernel and an initramfs, in which the program swarmline-instance is the first and only one.
+
+Made of pinned Debian packages (``debs``), of the program and of the guest driver, without special rights, and bit for bit
+the same from the same inputs. One image serves all layers.
+
+::
+
+    DIR/NAME -> NAME-DIGEST/     vmlinux         ELF, booted by PVH, which is faster than bzImage
+                                 initramfs       cpio: see below
+                                 manifest.json   what it is made of
+    DIR/packages/                cache of package files
+
+    initramfs:  /init  /modules/NN-NAME.ko  /lib/x86_64-linux-gnu/*.so.*  /lib64/ld-linux-x86-64.so.2  /dev/console
+                and empty folders to mount on; with debug: /bin/busybox
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import struct
+import subprocess
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import HostError
+from pipeline.host import cpio, debs
+from pipeline.host.debs import Package, run
+from pipeline.host.processes import program
+
+FORMAT = 1                     # of what this module makes: a new one makes images anew
+PROGRAM = "swarmline-instance"
+DRIVER = "sl_ivshmem"
+MODULES = ("virtio_pci", "virtio_net")     # with what they need; the driver comes last
+COMPILER = "gcc-12"            # the kernel's own
+LIBRARY_FOLDER = "lib/x86_64-linux-gnu"
+LOADER = "lib64/ld-linux-x86-64.so.2"
+META_KERNEL, META_HEADERS = "linux-image-cloud-amd64", "linux-headers-cloud-amd64"
+LIBRARIES = ("libc6", "libmnl0", "libseccomp2", "libssl3")
+
+
+@dataclass(frozen=True)
+class Image:
+    """A guest image, ready to boot."""
+
+    name: str
+    folder: Path
+    manifest: Mapping[str, object]
+
+    @property
+    def kernel(self) -> Path:
+        return self.folder / "vmlinux"
+
+    @property
+    def initramfs(self) -> Path:
+        return self.folder / "initramfs"
+
+    @property
+    def digest(self) -> str:
+        """Of all its bytes: a template made of it is good for exactly this."""
+        return self.folder.name.removeprefix(f"{self.name}-")
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What of the project itself an image is made of."""
+
+    lock: Path
+    driver: Path
+    kbuild: Path
+    header: Path
+    program: Path
+
+    @classmethod
+    def find(cls) -> Sources:
+        """As installed beside this package, or as they lie in the source tree."""
+        package = Path(__file__).resolve().parents[1]
+        installed, tree = package / "vm-images", package.parent
+        if installed.exists():
+            return cls(installed / "packages.lock", installed / f"{DRIVER}.c", installed / "Kbuild", installed / "ivshmem.h",
+                       program(PROGRAM))
+        folder = tree / "vm-images"
+        return cls(folder / "packages.lock", folder / f"driver/{DRIVER}.c", folder / "driver/Kbuild", tree / "c/abi/ivshmem.h",
+                   program(PROGRAM))
+
+
+def default_folder() -> Path:
+    """Where images live if nothing else is said."""
+    return Path("/var/cache/swarmline") if os.geteuid() == 0 else Path.home() / ".cache/swarmline"
+
+
+def load(folder: Path, name: str = "guest") -> Image:
+    """The image of that name; HostError if there is none."""
+    try:
+        place = (folder / name).resolve(strict=True)
+        manifest = json.loads((place / "manifest.json").read_text())
+        for file, digest in manifest["files"].items():
+            if (place / file).stat().st_size != digest["len"]:
+                raise HostError(f"image {name}: {file} is damaged", hint="make it anew: swarmline images build --force")
+    except (OSError, ValueError, KeyError) as error:
+        raise HostError(f"there is no guest image {name} in {folder} ({error})",
+                        hint="make it: swarmline images build") from None
+    return Image(name, place, manifest)
+
+
+def installed(folder: Path) -> list[Image]:
+    """All images, by name."""
+    names = sorted(path.name for path in folder.glob("*") if path.is_symlink()) if folder.exists() else []
+    return [load(folder, name) for name in names]
+
+
+def lock() -> str:
+    """A new lock file: the versions that apt would install now."""
+    kernel = _dependency(META_KERNEL, r"linux-image-\S+")
+    headers = _dependency(META_HEADERS, r"linux-headers-\S+")
+    common, kbuild = _dependency(headers, r"linux-headers-\S+-common"), _dependency(headers, r"linux-kbuild-\S+")
+    roles = [("kernel", kernel), *(("build", name) for name in (headers, common, kbuild)),
+             *(("library", name) for name in LIBRARIES), ("debug", "busybox-static")]
+    return debs.lock_text(debs.pin(role, name) for role, name in roles)
+
+
+def build(folder: Path, sources: Sources, *, debug: bool = False, force: bool = False) -> Image:
+    """Makes the image if its inputs have changed. It is complete or not there: a running build is invisible."""
+    name = "guest-debug" if debug else "guest"
+    wanted = [p for p in debs.lock_read(sources.lock.read_text()) if debug or p.role != "debug"]
+    inputs = _inputs(sources, wanted, debug)
+    if not force:
+        try:
+            image = load(folder, name)
+            if image.manifest["inputs"] == inputs:
+                return image
+        except HostError:
+            pass                   # none yet
+    folder.mkdir(parents=True, exist_ok=True)
+    files = debs.fetch(wanted, folder / "packages")
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as work:
+        made = _make(Path(work), sources, wanted, files, inputs)
+        return _publish(folder, name, made)
+
+
+# ---- inputs and outputs
+
+
+def _dependency(package: str, pattern: str) -> str:
+    found = re.search(rf"(?:^|[, ])({pattern}) ?(?:\(|,|$)", debs.candidate(package).get("Depends", ""))
+    if not found:
+        raise HostError(f"package {package} depends on nothing like {pattern}: its names have changed")
+    return found[1]
+
+
+def _inputs(sources: Sources, packages: Iterable[Package], debug: bool) -> dict[str, object]:
+    compiler = run([COMPILER, "--version"], "can not build the guest driver").splitlines()[0]
+    own = (sources.driver, sources.kbuild, sources.header)
+    return {"format": FORMAT, "debug": debug, "compiler": compiler,
+            "packages": {p.name: {"version": p.version, "sha256": p.sha256} for p in packages},
+            "sources": {path.name: debs.file_sha256(path) for path in own},
+            "program": hashlib.sha256(_stripped(sources.program)).hexdigest()}
+
+
+def _publish(folder: Path, name: str, made: Path) -> Image:
+    digest = hashlib.sha256()
+    for path in sorted(made.iterdir()):
+        digest.update(f"{path.name} {debs.file_sha256(path)}\n".encode())
+    final = folder / f"{name}-{digest.hexdigest()[:12]}"
+    if final.exists():             # the same bytes, unless they were damaged
+        shutil.rmtree(final)
+    made.rename(final)
+    link = folder / f".{name}.new"
+    link.unlink(missing_ok=True)
+    link.symlink_to(final.name)
+    link.rename(folder / name)
+    for old in folder.glob(f"{name}-{'?' * 12}"):
+        if old != final and old.is_dir():
+            shutil.rmtree(old)     # whoever boots it has read it: QEMU loads both files at its start
+    return load(folder, name)
+
+
+def _make(work: Path, sources: Sources, packages: Sequence[Package], files: Mapping[str, Path],
+          inputs: Mapping[str, object]) -> Path:
+    root, made = work / "root", work / "made"
+    for role in debs.ROLES:
+        for package in (p for p in packages if p.role == role):
+            debs.unpack(files[package.name], root)
+    made.mkdir(mode=0o755)
+    modules_root = next((root / "lib/modules").iterdir())
+    (made / "vmlinux").write_bytes(_vmlinux((root / f"boot/vmlinuz-{modules_root.name}").read_bytes()))
+    entries = _modules(modules_root, _driver(work, root, modules_root.name, sources))
+    entries["init"] = cpio.regular(_stripped(sources.program), 0o755)
+    entries |= _libraries(sources.program, root)
+    entries |= {name: cpio.directory() for name in ("dev", "mnt", "proc", "sys", "tmp")}
+    entries["dev/console"] = cpio.character_device(5, 1)       # the kernel opens it before /init can mount anything
+    if inputs["debug"]:
+        entries["bin/busybox"] = cpio.regular((root / "bin/busybox").read_bytes(), 0o755)
+    (made / "initramfs").write_bytes(cpio.archive(entries))
+    about = {path.name: {"sha256": debs.file_sha256(path), "len": path.stat().st_size} for path in sorted(made.iterdir())}
+    contents = {path: {"mode": f"{entry.mode:o}", "len": len(entry.data)} for path, entry in sorted(entries.items())}
+    manifest = {"kernel": modules_root.name, "inputs": inputs, "files": about, "initramfs": contents}
+    (made / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+    return made
+
+
+# ---- contents
+
+
+def _vmlinux(image: bytes) -> bytes:
+    """The ELF kernel inside a bzImage, whose header says where the payload lies (Documentation/x86/boot.rst)."""
+    offset, length = struct.unpack_from("<II", image, 0x248)
+    start = (image[0x1F1] + 1) * 512 + offset
+    payload = image[start:start + length]
+    by_magic = {b"\x02\x21\x4c\x18": "lz4", b"\xfd7zX": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"\x1f\x8b\x08\x00": "gzip"}
+    tool = by_magic.get(payload[:4])
+    if image[0x202:0x206] != b"HdrS" or tool is None:
+        raise HostError("the kernel is packed in a way that is not known here")
+    try:                           # the last four bytes are the unpacked length, which is not the tool's business
+        done = subprocess.run([tool, "-dc"], input=payload[:-4], capture_output=True, check=False)
+    except FileNotFoundError:
+        raise HostError(f"can not unpack the kernel: there is no program {tool}",
+                        hint="install the packages of the group vm in packages/debian-12.txt") from None
+    expected = int.from_bytes(payload[-4:], "little")
+    if done.stdout[:4] != b"\x7fELF" or len(done.stdout) != expected:
+        raise HostError(f"can not unpack the kernel: {tool} gave {len(done.stdout)} of {expected} bytes")
+    return done.stdout
+
+
+def _driver(work: Path, root: Path, release: str, sources: Sources) -> bytes:
+    """The guest driver's module, without what tells where it was built."""
+    headers, folder = root / f"usr/src/linux-headers-{release}", work / "driver"
+    (folder / "abi").mkdir(parents=True)
+    for source, target in ((sources.driver, f"{DRIVER}.c"), (sources.kbuild, "Kbuild"), (sources.header, "abi/ivshmem.h")):
+        shutil.copyfile(source, folder / target)
+    makefile = headers / "Makefile"
+    makefile.write_text(makefile.read_text().replace(" /usr/src/", f" {root}/usr/src/"))
+    run(["make", "-C", str(headers), f"M={folder}", f"SL_INCLUDE={folder}", f"CC={COMPILER}",
+         f"KCFLAGS=-ffile-prefix-map={folder}=. -ffile-prefix-map={root}=.", "modules"],
+        "can not build the guest driver", env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"})
+    module = folder / f"{DRIVER}.ko"
+    run(["strip", "--strip-debug", "--remove-section=.note.gnu.build-id", str(module)], "can not strip the guest driver")
+    return module.read_bytes()
+
+
+def _modules(modules_root: Path, driver: bytes) -> dict[str, cpio.Entry]:
+    """The modules in the order in which they can be loaded, told by their names."""
+    by_name = {path.stem.replace("-", "_"): path for path in sorted(modules_root.rglob("*.ko"))}
+    order: dict[str, bytes] = {}
+
+    def need(name: str) -> None:
+        if name in order:
+            return
+        if name not in by_name:
+            raise HostError(f"kernel {modules_root.name} has no module {name}")
+        data = by_name[name].read_bytes()
+        found = re.search(rb"\0depends=([\w,-]*)\0", data)
+        for other in filter(None, (found[1].decode() if found else "").split(",")):
+            need(other.replace("-", "_"))
+        order[name] = data
+
+    for name in MODULES:
+        need(name)
+    order[DRIVER] = driver
+    return {f"modules/{number:02}-{name}.ko": cpio.regular(data) for number, (name, data) in enumerate(order.items())}
+
+
+def _libraries(binary: Path, root: Path) -> dict[str, cpio.Entry]:
+    """The shared libraries that a program needs, and their loader, out of the pinned packages: not this machine's."""
+    entries: dict[str, cpio.Entry] = {}
+    todo = [binary]
+    while todo:
+        dynamic = run(["readelf", "--dynamic", "--wide", str(todo.pop())], "can not read a program's dynamic section")
+        for name in re.findall(r"\(NEEDED\)\s+Shared library: \[([^\]]+)\]", dynamic):
+            place = f"{LIBRARY_FOLDER}/{name}"
+            if place in entries or name == Path(LOADER).name:
+                continue
+            found = next((path for path in (root / place, root / "usr" / place) if path.exists()), None)
+            if found is None:
+                raise HostError(f"{binary.name} needs {name}, which is in none of the pinned packages",
+                                hint="name its package in LIBRARIES of pipeline/host/images.py: swarmline images lock")
+            entries[place] = cpio.regular(found.read_bytes(), 0o755)
+            todo.append(found)
+    if entries:
+        entries[LOADER] = cpio.regular((root / LIBRARY_FOLDER / Path(LOADER).name).resolve().read_bytes(), 0o755)
+    return entries
+
+
+def _stripped(binary: Path) -> bytes:
+    """The program without symbols, and without the build id, which depends on where it was built."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder, binary.name)
+        run(["strip", "--strip-all", "--remove-section=.note.gnu.build-id", "-o", str(out), str(binary)],
+            f"can not strip {binary.name}")
+        return out.read_bytes()

@@ -172,6 +172,7 @@ uint32_t sl_signal_vm(struct sl_edge *e)
 		/* a full counter (EAGAIN) means that it has been rung already */
 		if (write(l->doorbell, &one, sizeof(one)) == sizeof(one))
 			rung++;
+		SL_FAULT("signal: doorbell rung");
 		e->ops->count(e, SL_CNT_DOORBELLS);
 	}
 	return rung;

@@ -19,7 +19,7 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 from pipeline.errors import HolderError, LaunchError, SwarmlineError
-from pipeline.host import keys, namespaces
+from pipeline.host import keys, namespaces, processes
 from pipeline.host.certs import KeyPair, TicketKey, self_signed
 from pipeline.host.classifier import Classifier, mount_pins, pin_root, umount_pins
 from pipeline.host.control import Assignment, Command, ControlRegion, EdgeSeat, Report, RouteEntry, ServiceSeat
@@ -40,6 +40,7 @@ from pipeline.policy.model import Driver as DriverName
 from pipeline.policy.model import Edge, Instance, IPAddress, LayerId, RoutingTable, Service, Slot, Swarm, VmState
 from pipeline.policy.routing import maglev_table
 
+FAREWELL = 0.05          # seconds for the last frames of a tcp instance
 STOP_TIMEOUT = 1.0       # seconds for an instance to end by itself once told so
 
 
@@ -156,12 +157,16 @@ class Actor:
         member = Member(instance, fds, ControlRegion(fds.control, instance.vm_id), instance.slots)
         self.members[instance.vm_id] = member
         self._doorbells.add(instance.vm_id, fds.manager)
-        pid = instance.pid
+        pid = instance.pid or self._pid_of(instance.vm_id)
         member.running = self._drivers[instance.driver].adopt(self._spec(member), pid) if pid else None
-        if member.running:
+        if member.running and instance.state is not VmState.BOOTING:      # a start that was cut off is not gone on with
             member.watcher = asyncio.create_task(self._watch(member))
         else:
             self._on_end(instance.vm_id)
+
+    def _pid_of(self, vm_id: int) -> int | None:
+        """Of an instance whose start the former manager did not live to note."""
+        return next((p.pid for p in processes.find(self.run_dir) if f"--vm-id={vm_id}" in p.argv), None)
 
     # ---- actions
 
@@ -202,6 +207,11 @@ class Actor:
         member = self.members[vm_id]
         member.control.command(command)
         ring(member.fds.doorbell)
+
+    def runnable(self, vm_id: int) -> bool:
+        """Whether the instance only lacks a CPU."""
+        member = self.members.get(vm_id)
+        return member is not None and member.running is not None and member.running.process.runnable
 
     def reports(self) -> dict[int, Report]:
         """What each instance says of itself now."""
@@ -263,6 +273,8 @@ class Actor:
                         await member.running.wait()
             await self._drivers[member.instance.driver].stop(member.running)
         if self.router and LayerId.TCP in member.instance.layers:
+            # its kernel has just told every client that its connection is over: let the router carry that out
+            await asyncio.sleep(FAREWELL)
             self.router.port_remove(vm_id)
         self._forget(vm_id)
 
@@ -419,9 +431,7 @@ class Actor:
         fd = sealed_memfd(f"sl-{key}", max(len(memory), 1))
         try:
             os.pwrite(fd, memory, 0)
-            if key in self.holder.fd_list():
-                self.holder.fd_remove(key)
-            self.holder.fd_put(key, [fd])
+            self.holder.fd_put(key, [fd])      # at once in the place of the former one
         finally:
             os.close(fd)
 

@@ -89,6 +89,7 @@ class Manager:
             if (former := self.actor.recall()) is not None:
                 self.note("adopted", f"took over {len(former.instances)} instances of a former manager")
                 self.actual, self.complete = former, True
+                self.intent = replace(self.intent, layers=_scaled_as(self.intent.layers, former.layers))
                 await self.actor.adopt(former)
             while not self.ended.is_set():
                 await self._turn()
@@ -129,7 +130,11 @@ class Manager:
                 raise
             self.note("failed", error.explain())
             self._retry_at = time.monotonic() + RETRY
-        self.actor.remember(self.actual)
+        self._remember()
+
+    def _remember(self) -> None:
+        """What is, and how many instances were asked for since the configuration was read."""
+        self.actor.remember(replace(self.actual, layers=self.intent.layers))
 
     async def _perform(self, actions: Sequence[plan.Action], wanted: Swarm) -> None:
         """In order; instances that start or stop next to each other do so at the same time."""
@@ -145,6 +150,7 @@ class Manager:
         if isinstance(action, plan.StartInstance):
             # a place is taken before the instance is there, so that nobody else is given it meanwhile
             self.actual = plan.advance(self.actual, action)
+            self._remember()       # first: a manager that comes after this one must know what it may find
             self._started_at[action.instance.vm_id] = time.monotonic()
             try:
                 await self.actor.perform(action, wanted)
@@ -171,7 +177,7 @@ class Manager:
     def _observe(self) -> None:
         self.reports.update(self.actor.reports())
         beats = [(vm_id, report.status.heartbeat_ns / 1e9) for vm_id, report in self.reports.items()]
-        self._silent = self._heartbeats.silent(beats, time.monotonic())
+        self._silent = self._heartbeats.silent(beats, time.monotonic(), self.actor.runnable)
         for instance in self.actual.instances:
             self._observe_instance(instance, self.reports.get(instance.vm_id))
         for member in self.actor.members.values():
@@ -337,6 +343,7 @@ class Manager:
             actions = plan.diff(self.actual, plan.desired(self.actual, intent, now), force=intent.force)
             self.note("asked", why)
             self.intent = intent
+            self._remember()
         self._wake.set()
         return [str(action) for action in actions]
 
@@ -361,6 +368,13 @@ class Manager:
         """Has one request in so many traced; 0: none. Forgets former traces."""
         self.traces.clear()
         self.actor.trace_every_set(every)
+
+
+def _scaled_as(layers: Sequence[Layer], former: Sequence[Layer]) -> tuple[Layer, ...]:
+    """These layers with the number of instances that the former manager was asked for, where it is still allowed."""
+    asked = {layer.id: layer.instances for layer in former}
+    return tuple(replace(layer, instances=asked[layer.id]) if layer.min <= asked.get(layer.id, 0) <= layer.max else layer
+                 for layer in layers)
 
 
 def _parallel(action: plan.Action) -> str | None:

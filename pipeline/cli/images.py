@@ -13,7 +13,8 @@ from pipeline.cli.options import Json, print_json
 from pipeline.cli.show import size
 from pipeline.host import images
 
-Folder = Annotated[Path | None, typer.Option("--dir", help="Folder of the images. Default: /var/cache/swarmline, or ~/.cache/swarmline.")]
+Folder = Annotated[Path | None, typer.Option(
+    "--dir", help="Folder of the images. Default: /var/cache/swarmline, or ~/.cache/swarmline.")]
 
 group = typer.Typer(no_args_is_help=True, help="Guest images: kernel and initramfs for instances that are VMs.")
 
@@ -64,8 +65,8 @@ def facts(image: images.Image) -> dict[str, Any]:
 
 def line(image: images.Image) -> str:
     """An image for people."""
-    return (f"{image.name:12} {image.digest}  Linux {image.manifest['kernel']}, {size(image.kernel.stat().st_size)} + initramfs "
-            f"{size(image.initramfs.stat().st_size)}  {image.folder}")
+    kernel, initramfs = size(image.kernel.stat().st_size), size(image.initramfs.stat().st_size)
+    return f"{image.name:12} {image.digest}  Linux {image.manifest['kernel']}, {kernel} + {initramfs}  {image.folder}"
 
 
 def register(cli: typer.Typer) -> None:

@@ -73,9 +73,10 @@ def _wait_until_up(run_dir: Path, say: Callable[[str], None]) -> None:
     shown, deadline = 0, time.monotonic() + UP_TIMEOUT
     with HolderClient(run_dir) as holder:
         while time.monotonic() < deadline:
+            state = holder.hello().manager.state    # asked first: what it gave up with is there before it ends
             if (failure := holder.blob_get(keys.MANAGER_ERROR)) is not None:
                 raise RefusedError(failure["error"], failure["hint"], failure["exit_code"])
-            if holder.hello().manager.state not in ("running", "waiting"):
+            if state not in ("running", "waiting"):
                 raise ApiError("the manager ended", hint=f"its log is {run_dir}/log/manager.log")
             try:
                 for event in call(run_dir, "GET", f"/v1/events?since={shown}")["events"]:
@@ -83,8 +84,8 @@ def _wait_until_up(run_dir: Path, say: Callable[[str], None]) -> None:
                     say(f"  {event['text']}")
                     if event["kind"] == "up":
                         return
-            except NotRunning:
-                pass        # its socket comes a moment after the process
+            except (NotRunning, ApiError):
+                pass        # its socket comes a moment after the process, and goes a moment before it
             time.sleep(0.02)
     raise ApiError(f"the swarm is not up after {UP_TIMEOUT:g} s", hint=f"its log is {run_dir}/log/manager.log")
 

@@ -11,7 +11,7 @@ import typer
 
 RUN_DIR = Path("/run/swarmline")
 
-RunDir = Annotated[Path, typer.Option("--run-dir", help="Run-time folder of the swarm.", envvar="SWARMLINE_RUN_DIR")]
+RunDir = Annotated[Path, typer.Option("--run-dir", readable=False, help="Run-time folder of the swarm.", envvar="SWARMLINE_RUN_DIR")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 from pathlib import Path
 
 from pipeline.errors import ConfigError, HostError, NamespaceError
@@ -24,13 +25,25 @@ def config(file: Path) -> Config:
     except OSError as error:
         raise ConfigError(f"cannot read it: {error.strerror}", file=str(file)) from error
     value = parse_config(text, str(file.absolute()))
-    named = [(str(p), "layer.tls.certificates") for c in value.tls.certificates for p in (c.cert, c.key)]
     if value.app.root and not Path(str(value.app.root)).is_dir():
         raise ConfigError(f"{value.app.root} is not a folder", file=str(file), key="layer.app.root")
-    for path, key in named:
-        if not os.access(path, os.R_OK):
-            raise ConfigError(f"cannot read {path}", file=str(file), key=key)
+    for pair in value.tls.certificates:
+        _check_pair(Path(str(pair.cert)), Path(str(pair.key)), file)
     return value
+
+
+def _check_pair(cert: Path, key: Path, file: Path) -> None:
+    """A certificate and its private key, as OpenSSL sees them."""
+    place = "layer.tls.certificates"
+    for path in (cert, key):
+        if not path.is_file() or not os.access(path, os.R_OK):
+            raise ConfigError(f"cannot read {path}", file=str(file), key=place)
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password=lambda: "")
+    except (ssl.SSLError, ValueError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise ConfigError(f"{cert} is no certificate that {key} is the private key of ({reason})",
+                          file=str(file), key=place, hint="both must be PEM, the key without a passphrase") from None
 
 
 def rights() -> None:

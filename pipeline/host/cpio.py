@@ -53,8 +53,8 @@ def archive(entries: dict[str, Entry]) -> bytes:
 
 
 def tree(folder: Path, at: str) -> dict[str, Entry]:
-    """The regular files below a folder, by the path that they shall have below ``at``. Symbolic links are followed if they
-    stay inside; whatever else lies there is left out."""
+    """The regular files below a folder, by the path that they shall have below ``at``. Symbolic links are
+    followed if they stay inside; whatever else lies there is left out."""
     found = {}
     root = folder.resolve()
     for place, _, names in os.walk(root):

@@ -77,7 +77,8 @@ def unpack(file: Path, folder: Path) -> None:
 
 
 def run(argv: Sequence[str], otherwise: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> str:
-    """Runs a program to its end and returns what it printed. HostError(otherwise), with its last words, if it failed."""
+    """Runs a program to its end and returns what it printed. HostError(otherwise), with its last words, if it
+    failed."""
     try:
         done = subprocess.run(argv, cwd=cwd, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True,
                               errors="replace", check=False)
@@ -99,8 +100,8 @@ def _fetch_one(package: Package, cache: Path) -> Path:
             run(["apt-get", "-q", "download", f"{package.name}={package.version}"],
                 f"can not fetch {package.name} {package.version}", cwd=Path(folder))
         except HostError as error:
-            raise HostError(str(error), hint="refresh apt's lists (apt-get update); if the archive has only a newer version, "
-                                             "pin that: swarmline images lock") from None
+            raise HostError(str(error), hint="refresh apt's lists (apt-get update); if the archive has only a newer "
+                                             "version, pin that: swarmline images lock") from None
         file = next(Path(folder).glob("*.deb"))
         if file_sha256(file) != package.sha256:
             raise HostError(f"{package.name} {package.version} is not the file that was pinned",

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Guest images: a kernel and an initramfs, in which the program swarmline-instance is the first and only one.
 
-Made of pinned Debian packages (``debs``), of the program and of the guest driver, without special rights, and bit for bit
-the same from the same inputs. One image serves all layers.
+Made of pinned Debian packages (``debs``), of the program and of the guest driver, without special rights, and bit
+for bit the same from the same inputs. One image serves all layers.
 
 ::
 
@@ -83,11 +83,11 @@ class Sources:
         package = Path(__file__).resolve().parents[1]
         installed, tree = package / "vm-images", package.parent
         if installed.exists():
-            return cls(installed / "packages.lock", installed / f"{DRIVER}.c", installed / "Kbuild", installed / "ivshmem.h",
-                       program(PROGRAM))
+            return cls(installed / "packages.lock", installed / f"{DRIVER}.c", installed / "Kbuild",
+                       installed / "ivshmem.h", program(PROGRAM))
         folder = tree / "vm-images"
-        return cls(folder / "packages.lock", folder / f"driver/{DRIVER}.c", folder / "driver/Kbuild", tree / "c/abi/ivshmem.h",
-                   program(PROGRAM))
+        return cls(folder / "packages.lock", folder / f"driver/{DRIVER}.c", folder / "driver/Kbuild",
+                   tree / "c/abi/ivshmem.h", program(PROGRAM))
 
 
 def default_folder() -> Path:
@@ -139,8 +139,11 @@ def build(folder: Path, sources: Sources, *, debug: bool = False, force: bool = 
             pass                   # none yet
     folder.mkdir(parents=True, exist_ok=True)
     files = debs.fetch(wanted, folder / "packages")
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as work:
-        made = _make(Path(work), sources, wanted, files, inputs)
+    # the kernel's Makefiles can not live below a path with spaces, as the folder may be
+    with (tempfile.TemporaryDirectory(prefix="sl-image-") as work,
+          tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as new):
+        made = Path(new, "image")
+        _make(Path(work), made, sources, wanted, files, inputs)
         return _publish(folder, name, made)
 
 
@@ -181,9 +184,9 @@ def _publish(folder: Path, name: str, made: Path) -> Image:
     return load(folder, name)
 
 
-def _make(work: Path, sources: Sources, packages: Sequence[Package], files: Mapping[str, Path],
-          inputs: Mapping[str, object]) -> Path:
-    root, made = work / "root", work / "made"
+def _make(work: Path, made: Path, sources: Sources, packages: Sequence[Package], files: Mapping[str, Path],
+          inputs: Mapping[str, object]) -> None:
+    root = work / "root"
     for role in debs.ROLES:
         for package in (p for p in packages if p.role == role):
             debs.unpack(files[package.name], root)
@@ -198,11 +201,11 @@ def _make(work: Path, sources: Sources, packages: Sequence[Package], files: Mapp
     if inputs["debug"]:
         entries["bin/busybox"] = cpio.regular((root / "bin/busybox").read_bytes(), 0o755)
     (made / "initramfs").write_bytes(cpio.archive(entries))
-    about = {path.name: {"sha256": debs.file_sha256(path), "len": path.stat().st_size} for path in sorted(made.iterdir())}
+    about = {path.name: {"sha256": debs.file_sha256(path), "len": path.stat().st_size}
+             for path in sorted(made.iterdir())}
     contents = {path: {"mode": f"{entry.mode:o}", "len": len(entry.data)} for path, entry in sorted(entries.items())}
     manifest = {"kernel": modules_root.name, "inputs": inputs, "files": about, "initramfs": contents}
     (made / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
-    return made
 
 
 # ---- contents
@@ -232,7 +235,8 @@ def _driver(work: Path, root: Path, release: str, sources: Sources) -> bytes:
     """The guest driver's module, without what tells where it was built."""
     headers, folder = root / f"usr/src/linux-headers-{release}", work / "driver"
     (folder / "abi").mkdir(parents=True)
-    for source, target in ((sources.driver, f"{DRIVER}.c"), (sources.kbuild, "Kbuild"), (sources.header, "abi/ivshmem.h")):
+    for source, target in ((sources.driver, f"{DRIVER}.c"), (sources.kbuild, "Kbuild"),
+                           (sources.header, "abi/ivshmem.h")):
         shutil.copyfile(source, folder / target)
     makefile = headers / "Makefile"
     makefile.write_text(makefile.read_text().replace(" /usr/src/", f" {root}/usr/src/"))
@@ -240,7 +244,8 @@ def _driver(work: Path, root: Path, release: str, sources: Sources) -> bytes:
          f"KCFLAGS=-ffile-prefix-map={folder}=. -ffile-prefix-map={root}=.", "modules"],
         "can not build the guest driver", env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"})
     module = folder / f"{DRIVER}.ko"
-    run(["strip", "--strip-debug", "--remove-section=.note.gnu.build-id", str(module)], "can not strip the guest driver")
+    run(["strip", "--strip-debug", "--remove-section=.note.gnu.build-id", str(module)],
+        "can not strip the guest driver")
     return module.read_bytes()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import json
 import os
 import re
 import select
@@ -51,6 +52,12 @@ class Process:
     def alive(self) -> bool:
         now = _stat(self.pid)
         return now is not None and now[1] == self.start_time and now[0] not in "ZX"
+
+    @property
+    def runnable(self) -> bool:
+        """It could run if there were a CPU for it: neither asleep, stopped nor dead."""
+        stat = _stat(self.pid)
+        return stat is not None and stat[0] == "R"
 
     def open(self) -> int | None:
         """A pidfd; None if the process is gone. The caller closes it."""
@@ -125,7 +132,12 @@ def find(run_dir: Path) -> list[Process]:
     word = run_dir_argument(run_dir)
     spared = set(_ancestry(os.getpid()))
     return [process for pid in _pids() if pid not in spared
-            and (process := Process.of(pid)) and word in process.argv]
+            and (process := Process.of(pid)) and word in process.argv and not _front_end(process)]
+
+
+def _front_end(process: Process) -> bool:
+    """A command of somebody at a terminal (`swarmline events -f`, `up` in the foreground) is no part of the swarm."""
+    return any(Path(word).name == "swarmline" for word in process.argv[:2])
 
 
 def kill_all(run_dir: Path, timeout: float = 10.0) -> list[Process]:
@@ -192,7 +204,16 @@ def log_tail(path: Path, lines: int = 5) -> list[str]:
             text = file.read().decode(errors="replace")
     except OSError:
         return []
-    return [line for line in text.splitlines() if line.strip()][-lines:]
+    return [_words(line) for line in text.splitlines() if line.strip()][-lines:]
+
+
+def _words(line: str) -> str:
+    """What a structured line says, for people."""
+    try:
+        value = json.loads(line)
+        return str(value["event"])
+    except (ValueError, KeyError, TypeError):
+        return line
 
 
 def _starters_first(process: Process) -> int:

@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who is silent, and how soon a layer whose instances keep dying gets another. Pure: the clock is a parameter, in seconds."""
+"""Who is silent, and how soon a layer whose instances keep dying gets another. Pure: the clock is a parameter, in
+seconds.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from pipeline.policy.model import LayerId
 
 SILENCE = 0.45       # an instance publishes ten times a second; after this it is taken for dead
+STARVED = 3.0        # the same for one that could run if there were a CPU for it: late is not dead
 OWN_PAUSE = 0.3      # a longer pause between two looks is the looker's own: then nobody is judged for a while
 SHORT_LIFE = 10.0    # an instance that dies younger than this is a sign of a crash loop
 FIRST_DELAY = 0.2
@@ -22,14 +25,18 @@ class Heartbeats:
     _last_look: float = 0.0
     _judge_from: float = 0.0
 
-    def silent(self, beats: Iterable[tuple[int, float]], now: float) -> set[int]:
-        """``beats``: (vm_id, time of the last heartbeat). Who of them gave none for too long."""
+    def silent(self, beats: Iterable[tuple[int, float]], now: float,
+               runnable: Callable[[int], bool] = lambda _vm_id: False) -> set[int]:
+        """``beats``: (vm_id, time of the last heartbeat). Who of them gave none for too long. ``runnable`` is asked
+        of those who are late: one that waits for a CPU is given more time.
+        """
         if now - self._last_look > OWN_PAUSE:
             self._judge_from = now + SILENCE
         self._last_look = now
         if now < self._judge_from:
             return set()
-        return {vm_id for vm_id, beat in beats if now - beat > SILENCE}
+        late = {vm_id: now - beat for vm_id, beat in beats if now - beat > SILENCE}
+        return {vm_id for vm_id, age in late.items() if age > STARVED or not runnable(vm_id)}
 
 
 @dataclass

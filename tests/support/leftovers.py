@@ -15,7 +15,8 @@ def processes_of(run_dir: Path) -> dict[int, str]:
             argv = cmdline.read_bytes().decode(errors="replace").split("\0")
         except OSError:
             continue  # it ended meanwhile
-        if f"--run-dir={run_dir}" in argv:
+        front_end = any(Path(word).name == "swarmline" for word in argv[:2])     # somebody's terminal, not the swarm
+        if f"--run-dir={run_dir}" in argv and not front_end:
             found[int(cmdline.parent.name)] = " ".join(argv).strip()
     return found
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from pipeline._native import ffi, lib
+
 from pipeline.host import control
 from pipeline.host.control import (
     Assignment,
@@ -237,7 +238,7 @@ def test_report(region: ControlRegion, instance: Instance) -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_hostile_status_is_clamped(region: ControlRegion, instance: Instance, seed: int) -> None:
-    noise = random.Random(seed).randbytes(STATUS_LEN) if seed else b"\xff" * STATUS_LEN    # noqa: S311
+    noise = random.Random(seed).randbytes(STATUS_LEN) if seed else b"\xff" * STATUS_LEN
     ffi.memmove(instance.status, noise, STATUS_LEN)
     instance.status.seq = 2
     report = region.report()

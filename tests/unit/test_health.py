@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Silent instances and crash loops."""
 
-from pipeline.policy.health import FIRST_DELAY, LONGEST_DELAY, SHORT_LIFE, SILENCE, CrashLoops, Heartbeats
+from pipeline.policy.health import FIRST_DELAY, LONGEST_DELAY, SHORT_LIFE, SILENCE, STARVED, CrashLoops, Heartbeats
 from pipeline.policy.model import LayerId
 
 
@@ -27,6 +27,14 @@ def test_nobody_is_blamed_for_a_pause_of_the_manager_itself() -> None:
     assert heart.silent([(1, 101.8)], 110.2) == set()
     assert heart.silent([(1, 101.8)], 110.4) == set()
     assert heart.silent([(1, 101.8)], 110.6) == {1}             # the manager lives again, the instance does not
+
+
+def test_who_waits_for_a_cpu_is_late_and_not_dead() -> None:
+    heart = Heartbeats()
+    for step in range(30):
+        now = 100.0 + step * 0.2
+        found = heart.silent([(1, 100.0), (2, 100.0)], now, lambda vm_id: vm_id == 1)
+        assert found == ({1, 2} if now - 100.0 > STARVED else {2} if now >= 100.0 + SILENCE else set()), now
 
 
 def test_the_first_early_death_is_replaced_at_once_and_a_loop_ever_later() -> None:

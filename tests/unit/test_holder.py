@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from pipeline.errors import AlreadyRunning, HolderError
 from pipeline.host import holder_client, processes, wire
 from pipeline.host.holder_client import HolderClient

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from pipeline.errors import HostError
 from pipeline.host import processes
 from pipeline.host.processes import Process

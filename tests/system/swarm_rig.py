@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole swarm for tests: a real lab, the real command, a run-time folder and a config of its own."""
+
+import json
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from os import close, pidfd_open
+from pathlib import Path
+from typing import Any, TypeVar
+
+from support.lab import Lab
+from support.leftovers import leftovers
+
+from pipeline.cli.client import call
+from pipeline.errors import SwarmlineError
+from pipeline.host.processes import log_tail
+
+T = TypeVar("T")
+SWARMLINE = str(Path(sys.executable).with_name("swarmline"))
+INDEX = b"<!doctype html><title>a swarm under test</title>\n" * 20
+LIVE: list["Swarm"] = []
+"""Swarms that are up: their logs are shown when a test fails."""
+
+
+def eventually(probe: Callable[[], T | None], what: str, timeout: float = 10.0) -> T:
+    """What ``probe`` returns, as soon as that is not None or False. Fails after ``timeout`` seconds."""
+    deadline = time.monotonic() + timeout
+    while True:
+        found = probe()
+        if found is not None and found is not False:
+            return found
+        assert time.monotonic() < deadline, f"not within {timeout:g} s: {what}"
+        time.sleep(0.01)
+
+
+def kill(pid: int) -> None:
+    """kill -9, and wait until it is dead."""
+    pidfd = pidfd_open(pid)
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        select.select([pidfd], [], [], 5)
+    finally:
+        close(pidfd)
+
+
+def toml(tables: Mapping[str, Any]) -> str:
+    """TOML of tables by dotted name; a list makes an array of tables."""
+
+    def value(of: Any) -> str:
+        if isinstance(of, list):
+            return f"[{', '.join(map(value, of))}]"
+        if isinstance(of, dict):
+            return f"{{{', '.join(f'{k} = {value(v)}' for k, v in of.items())}}}"
+        return json.dumps(of)
+
+    lines = []
+    for name, table in tables.items():
+        for one in table if isinstance(table, list) else [table]:
+            lines.append(f"[[{name}]]" if isinstance(table, list) else f"[{name}]")
+            lines += [f"{key} = {value(of)}" for key, of in one.items()] + [""]
+    return "\n".join(lines)
+
+
+def config_of(lab: Lab, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The tables of a config: HTTPS on 443 and HTTP on 80, sharing http and app. ``changes`` are merged in
+    by table; a value None removes its key.
+    """
+    vips = [lab.vip4, lab.vip6]
+    tables: dict[str, Any] = {
+        "swarm": {"name": "test", "drain_timeout": "10s"},
+        "nic": {"interface": lab.nic, "netns": lab.host},
+        "service": [
+            {"name": "https", "address": vips, "port": 443, "chain": ["tcp", "tls", "http", "app"]},
+            {"name": "http", "address": vips, "port": 80, "chain": ["tcp", "http", "app"]},
+        ],
+        "layer.tcp": {},
+        "layer.tls": {"self_signed": ["swarmline.test", "www.swarmline.test"]},
+        "layer.http": {},
+        "layer.app": {"root": "site", "echo": True},
+    }
+    for name, change in (changes or {}).items():
+        if isinstance(change, list):
+            tables[name] = change
+        else:
+            merged = {**tables.get(name, {}), **change}
+            tables[name] = {key: value for key, value in merged.items() if value is not None}
+    return tables
+
+
+@dataclass(frozen=True)
+class Swarm:
+    """A swarm in a lab. ``command`` runs the real command; ``status`` asks the manager without one."""
+
+    lab: Lab
+    folder: Path  # the config file, the site, and the run-time folder
+    alone: bool = True  # no other swarm is on the NIC: a program there is ours
+
+    @property
+    def run_dir(self) -> Path:
+        return self.folder / "run"
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "swarm.toml"
+
+    @property
+    def site(self) -> Path:
+        return self.folder / "site"
+
+    def configure(self, changes: Mapping[str, Any] | None = None) -> None:
+        self.config.write_text(toml(config_of(self.lab, changes)))
+
+    def argv(self, *words: str) -> list[str]:
+        return [SWARMLINE, *words, f"--run-dir={self.run_dir}"]
+
+    def command(self, *words: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(self.argv(*words), capture_output=True, text=True, timeout=60, check=False)
+        assert not ok or done.returncode == 0, f"swarmline {' '.join(words)}: {done.stdout}{done.stderr}"
+        return done
+
+    def up(self) -> None:
+        self.command("up", str(self.config), "--detach")
+
+    # ---- looking
+
+    def status(self) -> dict[str, Any]:
+        return call(self.run_dir, "GET", "/v1/status")
+
+    def events(self, kind: str) -> list[str]:
+        found = call(self.run_dir, "GET", "/v1/events")["events"]
+        return [event["text"] for event in found if event["kind"] == kind]
+
+    def instances(self, layer: str = "", state: str = "active") -> list[dict[str, Any]]:
+        return [
+            i for i in self.status()["instances"] if (not layer or layer in i["layers"]) and state in ("", i["state"])
+        ]
+
+    def pids(self) -> dict[int, int]:
+        """Every instance's process by VMID, whatever its state."""
+        return {i["vm_id"]: i["pid"] for i in self.status()["instances"]}
+
+    def total(self, layer: str, number: str = "requests") -> int:
+        """A number of VMStatus, or a counter, summed over the layer's instances."""
+        return sum(
+            i[number] if number in i else i["counters"].get(number, 0) for i in self.instances(layer, state="")
+        )
+
+    def published(self) -> None:
+        """Returns when what happened before is in the numbers of all instances. The manager may have looked at
+        them just before, so the second change is the one that is surely later.
+        """
+
+        def busy() -> dict[int, int]:
+            return {i["vm_id"]: i["busy_ns"] for i in self.instances()}
+
+        def news(before: dict[int, int]) -> bool:
+            return all(ns != before.get(vm_id) for vm_id, ns in busy().items())
+
+        for _ in range(2):
+            eventually(partial(news, busy()), "another heartbeat of all instances")
+
+    def eventually_active(self, layer: str, count: int, timeout: float = 10.0) -> list[dict[str, Any]]:
+        """Waits until the layer has so many active instances and no other ones."""
+
+        def settled() -> list[dict[str, Any]] | None:
+            pool = self.instances(layer, state="")
+            return pool if len(pool) == count and all(i["state"] == "active" for i in pool) else None
+
+        return eventually(settled, f"{count} active {layer} instances and no others", timeout)
+
+    def manager_pid(self) -> int:
+        return int(self.status()["swarm"]["pid"])
+
+    def logs(self) -> str:
+        """Last lines of all logs."""
+        parts = []
+        for path in (*sorted(self.run_dir.glob("*.log")), *sorted(self.run_dir.glob("log/*.log"))):
+            parts += [f"---- {path.name}", *log_tail(path, 40 if path.stem in ("manager", "holder") else 6)]
+        return "\n".join(parts)
+
+    # ---- the end
+
+    def xdp(self) -> bool:
+        """Whether a program is attached to the NIC."""
+        shown = subprocess.run(
+            ["ip", "-j", "-n", self.lab.host, "link", "show", "dev", self.lab.nic], capture_output=True, check=True
+        )
+        return "xdp" in json.loads(shown.stdout)[0]
+
+    def left(self) -> list[str]:
+        """What is still there after ``down``: nothing, if all is well."""
+        found = leftovers(self.run_dir)
+        if self.run_dir.exists():
+            found += [f"run-time folder: {[str(p) for p in self.run_dir.rglob('*')]}"]
+        return found + [f"XDP program on {self.lab.nic}"] * (self.alone and self.xdp())
+
+
+@contextmanager
+def swarm_prepared(lab: Lab, changes: Mapping[str, Any] | None = None, *, alone: bool = True) -> Iterator[Swarm]:
+    """A config and a site, and nothing started. At the end whatever runs is taken down, and nothing may be left."""
+    folder = Path(tempfile.mkdtemp(prefix="slt-", dir="/tmp"))  # short: paths of UNIX sockets are
+    swarm = Swarm(lab, folder, alone)
+    swarm.site.mkdir()
+    (swarm.site / "index.html").write_bytes(INDEX)
+    folder.chmod(0o755)
+    swarm.configure(changes)
+    LIVE.append(swarm)
+    try:
+        yield swarm
+    finally:
+        said = swarm.command("down", ok=False).stderr.strip() if swarm.left() else "not called"
+        LIVE.remove(swarm)
+        left = swarm.left()
+        if not any(line.startswith("mount ") for line in left):
+            shutil.rmtree(folder)
+        assert not left, f"left behind by `down` ({said}):\n" + "\n".join(left)
+
+
+@contextmanager
+def swarm_made(lab: Lab, changes: Mapping[str, Any] | None = None) -> Iterator[Swarm]:
+    """A swarm that is up."""
+    with swarm_prepared(lab, changes) as swarm:
+        swarm.up()
+        yield swarm
+
+
+@contextmanager
+def unharmed(swarm: Swarm) -> Iterator[None]:
+    """Every process of the swarm is the same after the block as before it: nothing died and was replaced."""
+
+    def processes() -> tuple[dict[int, int], int, int]:
+        status = swarm.status()
+        return swarm.pids(), status["router"]["pid"], status["swarm"]["pid"]
+
+    before = processes()
+    yield
+    try:
+        assert processes() == before
+    except SwarmlineError as error:
+        raise AssertionError(f"the manager is gone: {error}") from error

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""After ``down`` nothing of a swarm is left, whatever was killed before."""
+
+import json
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.lab import Lab
+from support.leftovers import namespaces_of, processes_of
+from system.clients import Load, curl
+from system.swarm_rig import INDEX, Swarm, kill, swarm_prepared
+
+pytestmark = [pytest.mark.netns, pytest.mark.bpf]
+
+VICTIMS: dict[str, Callable[[Swarm], list[int]]] = {
+    "holder": lambda swarm: [p for p, argv in processes_of(swarm.run_dir).items() if "pipeline.host.holder" in argv],
+    "manager": lambda swarm: [swarm.manager_pid()],
+    "router": lambda swarm: [swarm.status()["router"]["pid"]],
+    "tcp": lambda swarm: [swarm.instances("tcp")[0]["pid"]],
+    "tls": lambda swarm: [swarm.instances("tls")[0]["pid"]],
+    "http": lambda swarm: [swarm.instances("http")[0]["pid"]],
+    "app": lambda swarm: [swarm.instances("app")[0]["pid"]],
+    "every instance": lambda swarm: [i["pid"] for i in swarm.instances()],
+    "everything": lambda swarm: list(processes_of(swarm.run_dir)),
+}
+
+
+@pytest.fixture
+def swarm(module_lab: Lab) -> Iterator[Swarm]:
+    """Not started yet."""
+    with swarm_prepared(module_lab) as made:
+        yield made
+
+
+def links(swarm: Swarm) -> list[dict[str, Any]]:
+    shown = subprocess.run(["ip", "-j", "-n", swarm.lab.host, "addr"], capture_output=True, check=True)
+    found: list[dict[str, Any]] = json.loads(shown.stdout)
+    return found
+
+
+def other_swarms(swarm: Swarm) -> bool:
+    """Whether somebody else on this machine runs one, and so changes the pool of hugepages."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            argv = path.read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            continue
+        if any(word.startswith("--run-dir=") and word != f"--run-dir={swarm.run_dir}" for word in argv):
+            return True
+    return False
+
+
+def hugepages() -> tuple[str, ...]:
+    return tuple(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("HugePages_"))
+
+
+def test_down_takes_back_all_that_up_made(swarm: Swarm) -> None:
+    def facts() -> tuple[object, ...]:
+        return links(swarm), namespaces_of(swarm.lab.prefix)
+
+    alone, before, pages = not other_swarms(swarm), facts(), hugepages()
+    swarm.up()
+    assert swarm.xdp() and swarm.left()
+    assert curl(swarm.lab.client, "https://10.77.0.10/") == INDEX
+    assert swarm.command("down").stdout == "down\n"
+    assert swarm.left() == []
+    assert facts() == before
+    if alone and not other_swarms(swarm):
+        assert hugepages() == pages
+
+
+def test_down_with_requests_in_flight(swarm: Swarm) -> None:
+    swarm.up()
+    with Load(swarm.lab) as load:
+        load.goes_on()
+        swarm.command("down")
+        assert swarm.left() == []
+        load.give_up()
+
+
+@pytest.mark.parametrize("victim", VICTIMS)
+def test_down_after_kill(swarm: Swarm, victim: str) -> None:
+    swarm.up()
+    for pid in VICTIMS[victim](swarm):
+        kill(pid)
+    swarm.command("down")
+    assert swarm.left() == []
+
+
+def test_down_twice(swarm: Swarm) -> None:
+    swarm.up()
+    swarm.command("down")
+    done = swarm.command("down", ok=False)
+    assert done.returncode == 9
+    assert done.stderr == f"swarmline: no swarm runs in {swarm.run_dir}: start one with `swarmline up FILE`\n"
+
+
+def test_up_again_after_everything_was_killed(swarm: Swarm) -> None:
+    """What a power cut or an operator in anger leaves is in nobody's way."""
+    swarm.up()
+    for pid in VICTIMS["everything"](swarm):
+        kill(pid)
+    swarm.up()
+    assert curl(swarm.lab.client, "https://10.77.0.10/") == INDEX
+
+
+# ---- in the foreground
+
+
+@pytest.fixture
+def foreground(swarm: Swarm) -> Iterator[subprocess.Popen[str]]:
+    """`swarmline up` without --detach."""
+    argv = swarm.argv("up", str(swarm.config))
+    with subprocess.Popen(
+        argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as up:
+        yield up
+        up.kill()
+
+
+def until(up: subprocess.Popen[str], words: str) -> None:
+    assert up.stdout
+    for line in up.stdout:
+        if words in line:
+            return
+    pytest.fail(f"up ended without saying {words!r}")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_ends_a_swarm_in_the_foreground(
+    swarm: Swarm, foreground: subprocess.Popen[str], number: signal.Signals
+) -> None:
+    until(foreground, "running; Ctrl-C ends it")
+    assert curl(swarm.lab.client, "https://10.77.0.10/") == INDEX
+    foreground.send_signal(number)
+    assert foreground.wait(timeout=20) == 0
+    assert swarm.left() == []
+
+
+@pytest.mark.parametrize("words", ["start the router", "start tcp instance"])
+def test_signal_while_it_comes_up(swarm: Swarm, foreground: subprocess.Popen[str], words: str) -> None:
+    until(foreground, words)
+    foreground.send_signal(signal.SIGINT)
+    assert foreground.wait(timeout=20) == 130
+    assert swarm.left() == []
+
+
+def test_foreground_ends_when_somebody_else_says_down(swarm: Swarm, foreground: subprocess.Popen[str]) -> None:
+    until(foreground, "running; Ctrl-C ends it")
+    swarm.command("down")
+    assert foreground.wait(timeout=20) == 0
+    assert swarm.left() == []
+
+
+def test_swarm_outlives_a_killed_foreground(swarm: Swarm, foreground: subprocess.Popen[str]) -> None:
+    until(foreground, "running; Ctrl-C ends it")
+    foreground.kill()
+    foreground.wait(timeout=20)
+    assert curl(swarm.lab.client, "https://10.77.0.10/") == INDEX
+    swarm.command("down")
+    assert swarm.left() == []

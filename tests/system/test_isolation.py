@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The walls: what an instance can see, hold and do, as the kernel tells it. And where the private key is."""
+
+import base64
+import json
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.lab import Lab
+from support.leftovers import processes_of
+from system.clients import curl
+from system.swarm_rig import Swarm, swarm_prepared
+
+pytestmark = [pytest.mark.netns, pytest.mark.bpf]
+
+EDGES = {
+    "tcp": {"tcp-tls", "tcp-http"},
+    "tls": {"tcp-tls", "tls-http"},
+    "http": {"tcp-http", "tls-http", "http-app"},
+    "app": {"http-app"},
+}
+NAMESPACES = ("net", "mnt", "pid", "ipc", "user", "uts")
+LAYERS = pytest.mark.parametrize("layer", EDGES)
+
+
+@pytest.fixture(scope="module")
+def swarm(module_lab: Lab) -> Iterator[Swarm]:
+    """A swarm with a key of our own in a file, that has served requests."""
+    with swarm_prepared(
+        module_lab, {"layer.tls": {"self_signed": None, "certificates": [{"cert": "cert.pem", "key": "key.pem"}]}}
+    ) as made:
+        subprocess.run(
+            [
+                "openssl",
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:prime256v1",
+                "-noenc",
+                "-subj",
+                "/CN=swarmline.test",
+                "-keyout",
+                made.folder / "key.pem",
+                "-out",
+                made.folder / "cert.pem",
+            ],
+            check=True,
+            capture_output=True,
+        )
+        made.up()
+        for scheme in ("https", "http") * 4:
+            curl(module_lab.client, f"{scheme}://10.77.0.10/echo", "--data", "hello")
+        yield made
+
+
+def pids(swarm: Swarm, layer: str) -> list[int]:
+    found = [int(i["pid"]) for i in swarm.instances(layer)]
+    assert found
+    return found
+
+
+def memfds_mapped(pid: int) -> set[str]:
+    return set(re.findall(r"/memfd:(\S+)", Path(f"/proc/{pid}/maps").read_text()))
+
+
+def descriptors(pid: int) -> set[str]:
+    return {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()}
+
+
+@LAYERS
+def test_mappings_are_the_edges_of_its_layer(swarm: Swarm, layer: str) -> None:
+    for instance in swarm.instances(layer):
+        expected = {f"sl-edge-{edge}" for edge in EDGES[layer]} | {f"sl-control-{instance['vm_id']}"}
+        assert memfds_mapped(instance["pid"]) == expected
+
+
+@LAYERS
+def test_descriptors_lead_nowhere_else(swarm: Swarm, layer: str) -> None:
+    """Memory of its own edges, its log, doorbells, sockets; an app instance its root folder."""
+    for instance in swarm.instances(layer):
+        mine = {f"sl-edge-{edge}" for edge in EDGES[layer]} | {f"sl-control-{instance['vm_id']}"}
+        held = descriptors(instance["pid"])
+        assert {m[1] for d in held if (m := re.match(r"/memfd:(\S+)", d))} <= mine
+        files = {d for d in held if d.startswith("/") and not d.startswith(("/memfd:", "/dev/null"))}
+        allowed = {str(swarm.run_dir / f"log/instance-{instance['vm_id']}.log")}
+        assert files <= allowed | ({str(swarm.site)} if layer == "app" else set())
+
+
+@LAYERS
+def test_no_rights(swarm: Swarm, layer: str) -> None:
+    for pid in pids(swarm, layer):
+        facts = dict(
+            line.split(":\t") for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line
+        )
+        assert {facts[f"Cap{which}"] for which in ("Inh", "Prm", "Eff", "Bnd", "Amb")} == {"0" * 16}
+        assert facts["Seccomp"] == "2"
+        assert facts["NoNewPrivs"] == "1"
+        assert not facts["Groups"].strip()
+        assert facts["Threads"] == "1"
+
+
+def test_every_process_of_an_instance_has_its_own_user(swarm: Swarm) -> None:
+    owners = [os.stat(f"/proc/{i['pid']}/mem").st_uid for i in swarm.instances()]
+    users = [
+        Path(f"/proc/{i['pid']}/status").read_text().partition("Uid:\t")[2].split()[:4] for i in swarm.instances()
+    ]
+    assert len({user[0] for user in users}) == len(users) == 7
+    assert all(len(set(user)) == 1 and user[0] != "0" for user in users)
+    assert set(owners) == {0}, "dumpable: others of its user could read its memory"
+
+
+def test_namespaces_are_its_own(swarm: Swarm) -> None:
+    everybody = [os.getpid(), *(i["pid"] for i in swarm.instances())]
+    for kind in NAMESPACES:
+        seen = {os.readlink(f"/proc/{pid}/ns/{kind}") for pid in everybody}
+        assert len(seen) == len(everybody), f"a {kind} namespace is shared"
+
+
+@LAYERS
+def test_file_system_is_empty(swarm: Swarm, layer: str) -> None:
+    for pid in pids(swarm, layer):
+        assert os.listdir(f"/proc/{pid}/root") == []
+        (mount,) = Path(f"/proc/{pid}/mountinfo").read_text().splitlines()
+        assert " - tmpfs " in mount and set(mount.split()[5].split(",")) >= {"ro", "nosuid", "nodev", "noexec"}
+
+
+@LAYERS
+def test_only_tcp_has_an_interface(swarm: Swarm, layer: str) -> None:
+    for pid in pids(swarm, layer):
+        shown = subprocess.run(
+            ["nsenter", f"--net=/proc/{pid}/ns/net", "ip", "-j", "link"], capture_output=True, check=True
+        )
+        names = {link["ifname"] for link in json.loads(shown.stdout)}
+        assert names - {"lo"} == ({"eth0"} if layer == "tcp" else set())
+
+
+@LAYERS
+def test_memory_is_never_both_written_and_executed(swarm: Swarm, layer: str) -> None:
+    for pid in pids(swarm, layer):
+        flags = [line.split()[1] for line in Path(f"/proc/{pid}/maps").read_text().splitlines()]
+        assert not [flag for flag in flags if "w" in flag and "x" in flag]
+        limits = Path(f"/proc/{pid}/limits").read_text()
+        assert re.search(r"Max core file size +0 +0 ", limits)
+        assert re.search(r"Max processes +1 +1 ", limits)
+
+
+# ---- the key
+
+
+def needles(swarm: Swarm) -> list[bytes]:
+    """The private key as it may lie in memory: PEM, DER, and the number alone, as OpenSSL computes with it."""
+    text = (swarm.folder / "key.pem").read_text()
+    body = "".join(line for line in text.splitlines() if "-----" not in line)
+    der = base64.b64decode(body)
+    at = der.index(b"\x02\x01\x01\x04\x20") + 5  # ECPrivateKey of RFC 5915: version 1, OCTET STRING of 32 bytes
+    secret = der[at : at + 32]
+    # the PEM line that holds the secret's middle
+    line = text.splitlines()[1]
+    return [secret, secret[::-1], line.encode()]
+
+
+def memory(pid: int, only: str = "") -> Iterator[bytes]:
+    """Each readable mapping of a process whose line in /proc/PID/maps contains ``only``."""
+    with open(f"/proc/{pid}/mem", "rb", buffering=0) as mem:
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            span, flags = line.split()[:2]
+            if "r" not in flags or only not in line or line.endswith(("[vvar]", "[vvar_vclock]", "[vsyscall]")):
+                continue
+            start, end = (int(n, 16) for n in span.split("-"))
+            mem.seek(start)
+            data = b""
+            while len(data) < end - start and (piece := mem.read(end - start - len(data))):
+                data += piece
+            yield data
+
+
+def holds_key(pid: int, swarm: Swarm, only: str = "") -> bool:
+    secrets = needles(swarm)
+    return any(secret in data for data in memory(pid, only) for secret in secrets)
+
+
+def test_private_key_is_in_tls_instances_only(swarm: Swarm) -> None:
+    """Of all processes but the two that hand it out. Edge and control memory is part of what is searched."""
+    holders = {pid for pid, argv in processes_of(swarm.run_dir).items() if "pipeline." in argv}
+    searched = set(processes_of(swarm.run_dir)) - holders
+    assert len(searched) == 8, "seven instances and the router"
+    assert {pid for pid in searched if holds_key(pid, swarm)} == set(pids(swarm, "tls"))
+
+
+def test_private_key_is_wiped_where_it_was_handed_over(swarm: Swarm) -> None:
+    for pid in pids(swarm, "tls"):
+        assert not holds_key(pid, swarm, only="sl-control")
+
+
+def test_private_key_is_in_no_file_of_the_swarm(swarm: Swarm) -> None:
+    secrets = needles(swarm)
+    files = [
+        path for path in swarm.run_dir.rglob("*") if path.is_file() and swarm.run_dir / "bpf" not in path.parents
+    ]
+    assert files
+    assert not [path for path in files if any(secret in path.read_bytes() for secret in secrets)]
+
+
+def test_sockets_are_for_root_alone(swarm: Swarm) -> None:
+    for path in (swarm.run_dir, *swarm.run_dir.rglob("*.sock")):
+        assert path.stat().st_uid == 0
+        assert not path.stat().st_mode & 0o077, path

@@ -27,10 +27,10 @@ SOURCES := $(shell find c ebpf pipeline -name __pycache__ -prune -o -print) \
 logged = mkdir -p $(BUILD) && { $(2) >$(BUILD)/$(1).log 2>&1 || { \
 	cat $(BUILD)/$(1).log; echo "make: $(1) failed (the log above is $(BUILD)/$(1).log)"; false; }; }
 
-.PHONY: help deps deps-bench venv build install test demo bench verify lint clean
+.PHONY: help deps deps-bench venv build install test demo bench bench-disruption verify lint clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 deps: ## install missing Debian packages (build, run, test)
 	@packages/install build run test
@@ -75,6 +75,9 @@ demo: install ## a lab, a swarm, a real client: the whole thing in a minute
 
 bench: deps-bench install ## compare with peers (ONLY=prefix selects)
 	@$(VENV)/bin/python tools/bench
+
+bench-disruption: deps-bench install ## disturb a swarm, nginx and HAProxy under load (tools/bench-disruption --help)
+	@$(VENV)/bin/python tools/bench-disruption --out $(BUILD)/disruption.json
 
 verify: install ## the long proofs: unit tests under sanitizers, fuzzers, models
 	@echo "  VERIFY  C unit tests with address and undefined behaviour sanitizers"

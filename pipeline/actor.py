@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one module that acts: each Action of the plan is one method here, and nothing else changes the machine.
 
-An Actor owns what the running swarm is made of (holder connection, edges, instances, router, classifier). It decides nothing: the
-manager calls ``perform`` with actions that the plan gave it. Everything that must survive the manager lies in the holder
-or in pinned maps, so ``adopt`` can take a swarm over that another manager started.
+An Actor owns what the running swarm is made of (holder connection, edges, instances, router, classifier). It
+decides nothing: the manager calls ``perform`` with actions that the plan gave it. Everything that must survive the
+manager lies in the holder or in pinned maps, so ``adopt`` can take a swarm over that another manager started.
 """
 
 from __future__ import annotations
@@ -88,8 +88,9 @@ class Actor:
         return self.configure(self.config)
 
     def configure(self, config: Config) -> str:
-        """Takes over another configuration: it counts for what is started from now on. Returns a digest of the keys and certificates, by
-        which the plan tells instances that have older ones. Raises SwarmlineError, with nothing changed, if a file cannot be read.
+        """Takes over another configuration: it counts for what is started from now on. Returns a digest of the keys and
+        certificates, by which the plan tells instances that have older ones. Raises SwarmlineError, with nothing
+        changed, if a file cannot be read.
         """
         self._secrets = self._load_secrets(config)
         self.config = config
@@ -132,7 +133,9 @@ class Actor:
         return swarm
 
     async def adopt(self, swarm: Swarm) -> None:
-        """Takes over the edges, instances, router and maps of a former manager. Instances that are gone are reported as ended."""
+        """Takes over the edges, instances, router and maps of a former manager. Instances that are gone are reported as
+        ended.
+        """
         self._routing = swarm.routing
         for edge in swarm.edges:
             self.edges[edge.name] = EdgeMemory.adopt(self.holder, edge)
@@ -235,7 +238,8 @@ class Actor:
         member = Member(instance, fds, control, seats)
         self.members[vm_id] = member
         self._doorbells.add(vm_id, fds.manager)
-        control.assign(self._assignment(instance), conf_items(self.config, instance.layers[0], self._secrets_for(instance)))
+        conf = conf_items(self.config, instance.layers[0], self._secrets_for(instance))
+        control.assign(self._assignment(instance), conf)
         self._write_routes(member, self._routing)
         self._announce()
         try:
@@ -293,8 +297,8 @@ class Actor:
 
     def _assignment(self, instance: Instance) -> Assignment:
         layer = instance.layers[0]
-        seats = tuple(EdgeSeat(self.edges[s.edge].edge_id, instance.incarnation, s.index, s.side, _across(self.edges[s.edge].edge, layer))
-                      for s in instance.slots)
+        seats = tuple(EdgeSeat(memory.edge_id, instance.incarnation, slot.index, slot.side, _across(memory.edge, layer))
+                      for slot in instance.slots if (memory := self.edges[slot.edge]))
         count = max((s.index for s in self.config.services), default=-1) + 1
         services: list[ServiceSeat | None] = [None] * count
         for service in self.config.services:
@@ -414,7 +418,9 @@ class Actor:
         return self._secrets if LayerId.TLS in instance.layers else Secrets()
 
     def _load_secrets(self, config: Config) -> Secrets:
-        """Keys: files are read anew each time; what was made for this swarm is in the holder's memory, never on a disk."""
+        """Keys: files are read anew each time; what was made for this swarm is in the holder's memory, never on a
+        disk.
+        """
         pairs = [KeyPair(_file(c.cert, "certificate"), _file(c.key, "key")) for c in config.tls.certificates]
         known = keys.TLS_SECRETS in self.holder.fd_list()
         made: tuple[dict[str, KeyPair], list[TicketKey]] = ({}, [TicketKey.fresh()])

@@ -22,7 +22,9 @@ log = structlog.get_logger()
 
 
 async def serve(run_dir: Path, config: Config) -> None:
-    """A manager with its API, until it is told to end. SIGHUP: reload; SIGTERM: end, and the swarm goes on without it."""
+    """A manager with its API, until it is told to end. SIGHUP: reload; SIGTERM: end, and the swarm goes on without
+    it.
+    """
     manager = Manager(run_dir, config)
     loop = asyncio.get_running_loop()
     reloads: set[asyncio.Task[None]] = set()
@@ -53,7 +55,9 @@ def configure_log() -> None:
 
 
 def _config(run_dir: Path, file: Path) -> Config:
-    """The configuration that counts: the one a former manager applied last, whatever the file says now; else the file's."""
+    """The configuration that counts: the one a former manager applied last, whatever the file says now; else the
+    file's.
+    """
     with HolderClient(run_dir) as holder:
         note = holder.blob_get(keys.CONFIG)
         if note is None:

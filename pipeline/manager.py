@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Swarm Manager: observes, plans, acts, and is never in a request's way.
 
-One loop: read what the instances report, note it in the actual swarm, let the plan say what is to be done now, have the actor do it.
-The first start, scaling, draining, a crash and the adoption of a running swarm are all this one loop.
+One loop: read what the instances report, note it in the actual swarm, let the plan say what is to be done now, have
+the actor do it. The first start, scaling, draining, a crash and the adoption of a running swarm are all this one loop.
 """
 
 from __future__ import annotations
@@ -162,6 +162,8 @@ class Manager:
         self.actual = plan.advance(self.actual, action)
         if isinstance(action, plan.DrainInstance):
             self._drained_at[action.instance.vm_id] = time.monotonic()
+        if isinstance(action, plan.SetRoutes):
+            self._remember()       # a manager that comes after this one must not use the epoch again
         if isinstance(action, plan.StopInstance):
             self._forget(action.instance.vm_id)
 
@@ -273,14 +275,17 @@ class Manager:
         if self.complete:
             return
         pools = [self.actual.pool(layer.id, VmState.ACTIVE) for layer in self.intent.layers]
-        if self.actual.classifier and all(len(p) >= la.instances for p, la in zip(pools, self.intent.layers, strict=True)):
+        full = all(len(pool) >= layer.instances for pool, layer in zip(pools, self.intent.layers, strict=True))
+        if self.actual.classifier and full:
             self.complete = True
             self.note("up", f"swarm {self.config.name} is up: {len(self.actual.instances)} instances")
 
     # ---- what the operator wants
 
     def _intent(self, config: Config, digest: str) -> plan.Intent:
-        """The revision of a layer names all that its instances were started with: when it changes they are replaced one after another."""
+        """The revision of a layer names all that its instances were started with: when it changes they are replaced one
+        after another.
+        """
         def revision(layer: Layer) -> str:
             parts = [layer.revision, digest if layer.id is LayerId.TLS else ""]
             parts += [repr(s) for s in config.services if layer.id in s.chain.layers]
@@ -290,8 +295,8 @@ class Manager:
         return plan.Intent(config.services, layers, config.nic.interface, config.drain_timeout)
 
     async def reload(self, config: Config, *, dry_run: bool = False) -> list[str]:
-        """Another configuration, applied by the same plan as everything else. Returns what is done first; with ``dry_run`` nothing is. If
-        an instance with the new settings does not come up, the former configuration is taken back.
+        """Another configuration, applied by the same plan as everything else. Returns what is done first; with
+        ``dry_run`` nothing is. If an instance with the new settings does not come up, the former one is taken back.
         """
         if config.nic != self.config.nic:
             raise PlanError("[nic] cannot change in a running swarm", hint="`swarmline down`, then `swarmline up`")
@@ -334,7 +339,8 @@ class Manager:
         if instance is None or not instance.live:
             known = ", ".join(str(i.vm_id) for i in self.actual.instances) or "none"
             raise PlanError(f"there is no instance {vm_id}", hint=f"instances are: {known}")
-        return await self._want(replace(self.intent, drain=self.intent.drain | {vm_id}, force=force), f"drain {instance}")
+        intent = replace(self.intent, drain=self.intent.drain | {vm_id}, force=force)
+        return await self._want(intent, f"drain {instance}")
 
     async def _want(self, intent: plan.Intent, why: str) -> list[str]:
         """Takes the intent over if it can be planned from where the swarm is."""
@@ -373,8 +379,8 @@ class Manager:
 def _scaled_as(layers: Sequence[Layer], former: Sequence[Layer]) -> tuple[Layer, ...]:
     """These layers with the number of instances that the former manager was asked for, where it is still allowed."""
     asked = {layer.id: layer.instances for layer in former}
-    return tuple(replace(layer, instances=asked[layer.id]) if layer.min <= asked.get(layer.id, 0) <= layer.max else layer
-                 for layer in layers)
+    return tuple(replace(layer, instances=asked[layer.id]) if layer.min <= asked.get(layer.id, 0) <= layer.max
+                 else layer for layer in layers)
 
 
 def _parallel(action: plan.Action) -> str | None:

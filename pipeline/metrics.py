@@ -40,7 +40,8 @@ class _Once:
         yield from _instances(self._status["instances"])
         yield from _layers(self._status["layers"])
         yield from _routing(self._status["routing_table"])
-        yield _totals("router_frames", "Frames by what the router did with them.", self._status["router"].get("counters", {}))
+        frames = self._status["router"].get("counters", {})
+        yield _totals("router_frames", "Frames by what the router did with them.", frames)
         yield _totals("classifier_packets", "Packets by verdict of the classifier.", self._status["classifier"])
         yield _totals("events", "What the manager did or noticed.", self._status["swarm"]["events"], "kind")
 
@@ -58,8 +59,9 @@ def _instances(instances: Iterable[Mapping[str, Any]]) -> Iterable[Metric]:
         yield counter
     refused = CounterMetricFamily("swarmline_instance_events", "Things turned away, and other counts, by reason.",
                                   labels=(*INSTANCE, "reason"))
-    latency = HistogramMetricFamily("swarmline_latency_seconds", "Time to answer: requests at http and app, handshakes at tls, "
-                                    "first answer at tcp.", labels=INSTANCE)
+    latency = HistogramMetricFamily(
+        "swarmline_latency_seconds",
+        "Time to answer: requests at http and app, handshakes at tls, first answer at tcp.", labels=INSTANCE)
     for i in instances:
         for reason, count in i["counters"].items():
             refused.add_metric((*_labels(i), reason), count)

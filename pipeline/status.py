@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.errors import SwarmlineError
 from pipeline.host.control import Report
 from pipeline.manager import Manager
-from pipeline.policy.model import Instance, RoutingTable
+from pipeline.policy.model import Instance, Route, RoutingTable
 
 
 def status(manager: Manager) -> dict[str, Any]:
@@ -63,8 +63,11 @@ def _edge(manager: Manager, name: str) -> dict[str, Any]:
 
 def _table(table: RoutingTable) -> dict[str, Any]:
     return {"epoch": table.epoch,
-            "layers": {layer.label: [{"vm_id": r.vm_id, "weight": r.weight, "load": r.load, "state": r.state.name.lower()}
-                                     for r in routes] for layer, routes in table.routes.items()}}
+            "layers": {layer.label: [_route(route) for route in routes] for layer, routes in table.routes.items()}}
+
+
+def _route(route: Route) -> dict[str, Any]:
+    return {"vm_id": route.vm_id, "weight": route.weight, "load": route.load, "state": route.state.name.lower()}
 
 
 def _router(manager: Manager) -> dict[str, Any]:

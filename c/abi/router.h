@@ -124,7 +124,8 @@ enum sl_rtr_counter {
 	SL_RTR_NIC_DROPPED = 32,          /* the kernel's count at the AF_XDP sockets: frame too long */
 	SL_RTR_NIC_RING_FULL = 33,        /* the same: the router was too slow to take it */
 	SL_RTR_NIC_FILL_EMPTY = 34,       /* the same: no free chunk to receive into */
-	SL_RTR_COUNTER_NB = 35,
+	SL_RTR_DROP_REFUSAL = 35,         /* a reset that answers a SYN: its instance is dying, the next SYN finds another */
+	SL_RTR_COUNTER_NB = 36,
 	SL_RTR_COUNTER_CAP = 56,          /* room for more names without a new layout */
 };
 

@@ -271,8 +271,8 @@ void sl_link_quarantine(struct sl_link *l, enum sl_counter why)
 	e->ops->count(e, SL_CNT_QUARANTINED);
 	l->quarantined = true;
 	l->weight = 0;
+	sl_alias_build(e);   /* out of the draw before its flows end: their callbacks may open others at once */
 	sl_flows_link_lost(l, SL_ERROR_PEER_GONE);
-	sl_alias_build(e);
 }
 
 /* Never the pairing that was dropped already: its indices would start again at 0 while the ring still holds what it consumed. */
@@ -284,25 +284,48 @@ static const struct sl_route *route_of_slot(const struct sl_route_page *page, un
 	return NULL;
 }
 
+static bool route_replaced(const struct sl_link *l, const struct sl_route *r)
+{
+	return l->incarnation && (!r || r->incarnation != l->incarnation);
+}
+
+static void route_take(struct sl_link *l, const struct sl_route *r, int (*doorbell)(void *user, uint16_t vm_id))
+{
+	struct sl_edge *e = l->edge;
+
+	if (!l->tx.sent)
+		l->tx.sent = calloc(e->g.ring_cap, sizeof(*l->tx.sent));
+	if (!l->tx.sent)
+		return;
+	if (!l->incarnation)
+		link_up(l, r);
+	l->state = r->state;
+	l->weight = l->quarantined ? 0 : r->weight;
+	l->doorbell = doorbell(e->user, r->vm_id);
+}
+
 void sl_edge_routes_set(struct sl_edge *e, const struct sl_route_page *page, int (*doorbell)(void *user, uint16_t vm_id))
 {
+	/* who leaves is out of the draw, and who comes is in it, before any flow ends: callbacks may open others at once */
 	for (unsigned slot = 0; slot < e->nb_links; slot++) {
 		struct sl_link *l = &e->links[slot];
 		const struct sl_route *r = route_of_slot(page, slot, l->lost);
 
-		if (l->incarnation && (!r || r->incarnation != l->incarnation))
-			link_down(l);
-		if (!r)
+		if (route_replaced(l, r))
+			l->weight = 0;
+		else if (r)
+			route_take(l, r, doorbell);
+	}
+	sl_alias_build(e);
+	for (unsigned slot = 0; slot < e->nb_links; slot++) {
+		struct sl_link *l = &e->links[slot];
+		const struct sl_route *r = route_of_slot(page, slot, l->lost);
+
+		if (!route_replaced(l, r))
 			continue;
-		if (!l->tx.sent)
-			l->tx.sent = calloc(e->g.ring_cap, sizeof(*l->tx.sent));
-		if (!l->tx.sent)
-			continue;
-		if (!l->incarnation)
-			link_up(l, r);
-		l->state = r->state;
-		l->weight = l->quarantined ? 0 : r->weight;
-		l->doorbell = doorbell(e->user, r->vm_id);
+		link_down(l);
+		if (r)
+			route_take(l, r, doorbell);
 	}
 	e->routes_epoch = page->epoch;
 	sl_alias_build(e);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <net/ethernet.h>
+#include <netinet/in.h>
 
 #include "router/steer.h"
 
@@ -128,6 +129,18 @@ static int ip6_check(const uint8_t *ip, uint32_t len, struct out_addrs *ret)
 	return sl_addr_is4(&ret->dst) ? SL_RTR_DROP_NO_ROUTE : -1;
 }
 
+/* "Nobody listens here": RST and ACK with the sequence number 0, the answer to a SYN (RFC 9293 section 3.10.7.1). An
+ * instance that is sent a SYN listens; if it does not, it is dying, and the client's next SYN finds another. */
+static bool is_refusal(const uint8_t *ip, uint32_t len)
+{
+	bool is4 = ip[0] >> 4 == 4;
+	uint32_t at = is4 ? (ip[0] & 15) * 4u : 40;
+
+	if (ip[is4 ? 9 : 6] != IPPROTO_TCP || (is4 && sl_be16(ip + 6) & 0x1fff) || len < at + 20)
+		return false;
+	return (ip[at + 13] & 0x16) == 0x14 && !ip[at + 4] && !ip[at + 5] && !ip[at + 6] && !ip[at + 7];
+}
+
 /* May this frame of an instance go out? -1, or the counter of the reason why not. The instance is hostile; the frame is
  * in memory that it can not reach. */
 static int out_check(const struct sl_router *r, uint16_t vm_id, const uint8_t *frame, uint32_t len,
@@ -153,6 +166,8 @@ static int out_check(const struct sl_router *r, uint16_t vm_id, const uint8_t *f
 	}
 	if (reason < 0 && !sl_net_is_vip(&r->net, &ret->src, r->vips[vm_id]))
 		reason = SL_RTR_DROP_SPOOFED;
+	if (reason < 0 && is_refusal(frame + SL_ETH_LEN, len - SL_ETH_LEN))
+		reason = SL_RTR_DROP_REFUSAL;
 	return reason;
 }
 

@@ -85,7 +85,8 @@ def _tun() -> Finding:
 
 def _hugepages() -> Finding:
     pool = hugepages.pool()
-    text = f"{pool.available} of {pool.total} 2 MiB pages available; `swarmline up` reserves what it needs and gives it back"
+    text = (f"{pool.available} of {pool.total} 2 MiB pages available; "
+            "`swarmline up` reserves what it needs and gives it back")
     return Finding("hugepages", "ok", text)
 
 

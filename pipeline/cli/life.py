@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -119,16 +120,11 @@ def down(run_dir: RunDir = RUN_DIR, as_json: Json = False) -> None:
 
 def _take_down(run_dir: Path) -> list[int]:
     """First as the manager would, then whatever is left by force."""
-    try:
+    with suppress(SwarmlineError):      # no manager, or it failed at it: the rest does it all
         call(run_dir, "POST", "/v1/down", {})
-    except SwarmlineError:
-        pass        # no manager, or it failed at it: the rest does it all
     kept = _kept_pages(run_dir)
-    try:
-        with HolderClient(run_dir) as holder:
-            holder.shutdown()
-    except HolderError:
-        pass
+    with suppress(HolderError), HolderClient(run_dir) as holder:
+        holder.shutdown()
     killed = [process.pid for process in processes.kill_all(run_dir)]
     umount_pins(run_dir)
     processes.clean_up(run_dir)

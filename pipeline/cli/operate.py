@@ -41,7 +41,7 @@ def drain(vm_id: Annotated[int, typer.Argument(metavar="VMID", help="as in `swar
     _print_plan(call(run_dir, "POST", "/v1/drain", {"vm_id": vm_id, "force": force})["plan"], as_json)
 
 
-def reload(file: Annotated[Path | None, typer.Argument(help="Config file; default: the one that was last used.")] = None,
+def reload(file: Annotated[Path | None, typer.Argument(help="Config file; default: the one used last.")] = None,
            dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be done.")] = False,
            run_dir: RunDir = RUN_DIR, as_json: Json = False) -> None:
     """Apply a changed config file. It is checked first; instances are replaced without disturbing a request.

@@ -11,7 +11,8 @@ import typer
 
 RUN_DIR = Path("/run/swarmline")
 
-RunDir = Annotated[Path, typer.Option("--run-dir", readable=False, help="Run-time folder of the swarm.", envvar="SWARMLINE_RUN_DIR")]
+RunDir = Annotated[Path, typer.Option("--run-dir", readable=False, envvar="SWARMLINE_RUN_DIR",
+                                      help="Run-time folder of the swarm.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import ssl
@@ -78,8 +79,10 @@ def _ports_free(value: Config) -> None:
                     try:
                         sock.bind((str(address), service.port))
                     except OSError as error:
-                        if error.errno == 98:       # EADDRINUSE; any other: the host does not have the address, as it should be
-                            raise HostError(f"port {service.port} of {address} (service {service.name}) is in use on this host",
-                                            hint="stop the server that listens there, or take another address") from None
+                        if error.errno != errno.EADDRINUSE:
+                            continue        # the host does not have the address, as it should be
+                        raise HostError(
+                            f"port {service.port} of {address} (service {service.name}) is in use on this host",
+                            hint="stop the server that listens there, or take another address") from None
 
     namespaces.run_in(value.nic.netns, try_all)

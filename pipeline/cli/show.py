@@ -112,10 +112,8 @@ def tables(value: dict[str, Any]) -> list[Table]:
 def instances_table(value: dict[str, Any]) -> Table:
     """Each layer's and instance's share of the work."""
     table = Table(title=f"swarm {value['swarm']['name']}", title_justify="left", box=SIMPLE, pad_edge=False)
-    for name, justify in (("vm", "right"), ("layer", "left"), ("state", "left"), ("pid", "right"),
-                          ("requests", "right"), ("in", "right"), ("out", "right"), ("load", "right"), ("queue", "right"),
-                          ("flows", "right"), ("busy", "right")):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for name in ("vm", "layer", "state", "pid", "requests", "in", "out", "load", "queue", "flows", "busy"):
+        table.add_column(name, justify="left" if name in ("layer", "state") else "right")
     for i in sorted(value["instances"], key=_place):
         table.add_row(str(i["vm_id"]), "+".join(i["layers"]), i["state"], str(i["pid"]), str(i["requests"]),
                       size(i["bytes_in"]), size(i["bytes_out"]), f"{i['load'] / 10:.0f} %", str(i["queue_depth"]),
@@ -125,7 +123,8 @@ def instances_table(value: dict[str, Any]) -> Table:
 
 def routing_table(value: dict[str, Any]) -> Table:
     """Who gets new flows, the best first."""
-    table = Table(title=f"RoutingTable, epoch {value['routing_table']['epoch']}", title_justify="left", box=SIMPLE, pad_edge=False)
+    title = f"RoutingTable, epoch {value['routing_table']['epoch']}"
+    table = Table(title=title, title_justify="left", box=SIMPLE, pad_edge=False)
     table.add_column("protocol_layer")
     table.add_column("vm_ids by load and hardware affinity (weight)")
     for layer, routes in value["routing_table"]["layers"].items():

@@ -109,6 +109,12 @@ def load(folder: Path, name: str = "guest") -> Image:
     return Image(name, place, manifest)
 
 
+def initramfs_with(image: Image, files: Mapping[str, cpio.Entry]) -> bytes:
+    """The image's initramfs with more files, such as the folder that an app serves: ``cpio.tree(root, "srv")``.
+    The kernel unpacks one archive after the other; a file of the later one replaces that of the former."""
+    return image.initramfs.read_bytes() + cpio.archive(dict(files))
+
+
 def installed(folder: Path) -> list[Image]:
     """All images, by name."""
     names = sorted(path.name for path in folder.glob("*") if path.is_symlink()) if folder.exists() else []

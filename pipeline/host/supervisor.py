@@ -8,7 +8,7 @@
     running    waiting    it died: by a signal, or with an exit status other than 0
     waiting    running    the back-off is over
     running    ended      it exited with 0, or after stop: it meant to
-    running    failed     it died too often too quickly
+    running    failed     it died too often too quickly and never lived longer
     any        running    start again (refused while running or waiting)
 """
 
@@ -22,8 +22,8 @@ from pathlib import Path
 
 BACKOFF_FIRST = 0.1     # seconds before the first restart; doubled each time
 BACKOFF_MAX = 5.0
-QUICK = 10.0            # a life shorter than this, in seconds, is a quick death
-QUICK_MAX = 5           # quick deaths in a row after which nobody tries again
+QUICK = 2.0             # a life shorter than this, in seconds, is a quick death: it could not even start
+QUICK_MAX = 5           # quick deaths in a row after which nobody tries again, unless it has lived before
 
 
 class Supervisor:
@@ -40,6 +40,7 @@ class Supervisor:
         self.pid = 0
         self.starts = 0
         self.quick_deaths = 0
+        self.proved = False                       # it has lived long enough to be worth trying for ever
         self.status: int | None = None            # last exit status; negative: the signal
         self.deadline: float | None = None        # CLOCK_MONOTONIC seconds of the next start
 
@@ -65,10 +66,11 @@ class Supervisor:
             return False
         now = time.monotonic()
         self.pid, self.status = 0, status
+        self.proved |= now - self._started >= QUICK
         self.quick_deaths = self.quick_deaths + 1 if now - self._started < QUICK else 1
         if status == 0 or self._stopping:
             self.state = "ended"
-        elif self.quick_deaths >= QUICK_MAX:
+        elif self.quick_deaths >= QUICK_MAX and not self.proved:
             self.state = "failed"
         else:
             self._wait(now)
@@ -93,7 +95,7 @@ class Supervisor:
 
     def _wait(self, now: float) -> None:
         self.state = "waiting"
-        self.deadline = now + min(BACKOFF_FIRST * 2 ** (self.quick_deaths - 1), BACKOFF_MAX)
+        self.deadline = now + min(BACKOFF_FIRST * 2 ** min(self.quick_deaths - 1, 10), BACKOFF_MAX)
 
     def _spawn(self) -> None:
         output = (os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

@@ -21,6 +21,8 @@ TUN = "/dev/net/tun"
 IFF_TAP = 0x0002
 IFF_NO_PI = 0x1000
 TUNSETIFF = 0x400454CA
+UNNAMED = "tap-new"
+SIOCSIFNAME = 0x8923
 SIOCSIFMTU = 0x8922
 SIOCSIFHWADDR = 0x8924
 ARPHRD_ETHER = 1
@@ -54,10 +56,13 @@ def _create(spec: TapSpec) -> int:
         raise NamespaceError(f"cannot open {TUN}: {error.strerror}",
                              hint="it needs root, and a kernel with CONFIG_TUN (`modprobe tun`)") from error
     try:
-        fcntl.ioctl(tap, TUNSETIFF, _ifreq(spec.name, struct.pack("=H", IFF_TAP | IFF_NO_PI)))
+        # The instance waits for the name. It must not see the interface before its address stands: a change of the
+        # address flushes even permanent neighbours.
+        fcntl.ioctl(tap, TUNSETIFF, _ifreq(UNNAMED, struct.pack("=H", IFF_TAP | IFF_NO_PI)))
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-            fcntl.ioctl(sock, SIOCSIFHWADDR, _ifreq(spec.name, struct.pack("=H6s", ARPHRD_ETHER, spec.mac)))
-            fcntl.ioctl(sock, SIOCSIFMTU, _ifreq(spec.name, struct.pack("=i", spec.mtu)))
+            fcntl.ioctl(sock, SIOCSIFHWADDR, _ifreq(UNNAMED, struct.pack("=H6s", ARPHRD_ETHER, spec.mac)))
+            fcntl.ioctl(sock, SIOCSIFMTU, _ifreq(UNNAMED, struct.pack("=i", spec.mtu)))
+            fcntl.ioctl(sock, SIOCSIFNAME, _ifreq(UNNAMED, spec.name.encode()))
     except OSError as error:
         os.close(tap)
         why = f"cannot make the tap {spec.name} with MTU {spec.mtu}: {error.strerror}"

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from pipeline._native import ffi, lib
+
 from pipeline.errors import HugepageError, LaunchError, NamespaceError, RouterError
 from pipeline.host import holder_client, hugepages, namespaces, processes
 from pipeline.host.control import Assignment, ControlRegion, EdgeSeat, Report
@@ -404,7 +405,7 @@ def test_function_runs_inside_the_namespace(netns: Callable[[], str]) -> None:
 
 @pytest.mark.parametrize("name", ["slt-none", "../x", "."])
 def test_namespace_that_is_none(name: str) -> None:
-    with pytest.raises(NamespaceError, match="no network namespace|no name"):
+    with pytest.raises(NamespaceError, match=r"no network namespace|no name"):
         namespaces.run_in(name, lambda: None)
 
 
@@ -428,7 +429,7 @@ def test_facts_of_an_interface(netns: Callable[[], str]) -> None:
         Gateway(ip_network("0.0.0.0/0"), IPv4Address("10.77.0.3")), Gateway(ip_network("fd77::/64"), None))
     assert facts.networks == (ip_network("10.77.0.0/24"), ip_network("fd77::/64"))
     assert facts.native_xdp in (True, None)
-    with pytest.raises(NamespaceError, match="no interface 'eth7'.*there are: other, sl-nic0"):
+    with pytest.raises(NamespaceError, match=r"no interface 'eth7'.*there are: other, sl-nic0"):
         nic_facts(name, "eth7")
     with pytest.raises(NamespaceError, match="no Ethernet"):
         nic_facts(name, "lo")

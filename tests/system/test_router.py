@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scapy.layers.inet import ICMP, IP, UDP
+from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import (
     ICMPv6EchoReply,
     ICMPv6EchoRequest,
@@ -200,6 +200,8 @@ def test_answer_goes_back_tagged(rig: Rig, client: Wire, tags: Packet, full: boo
     [
         ("DROP_SPOOFED", IP(src="10.77.0.11", dst="10.77.0.2") / UDP()),
         ("DROP_SPOOFED", IPv6(src="fd77::11", dst="fd77::2") / UDP()),
+        ("DROP_REFUSAL", IP(src="10.77.0.10", dst="10.77.0.2") / TCP(sport=443, dport=4000, seq=0, ack=5, flags="RA")),
+        ("DROP_REFUSAL", IPv6(src="fd77::10", dst="fd77::2") / TCP(sport=443, dport=4000, seq=0, ack=5, flags="RA")),
         ("DROP_SPOOFED", IPv6(src="::ffff:10.77.0.10", dst="fd77::2") / UDP()),
         ("DROP_FORGED_ND", IPv6(src=VIP6, dst="fd77::2") / ICMPv6ND_NA(tgt="fd77::1")),
         ("DROP_NOT_IP", ARP(psrc="10.77.0.1", pdst="10.77.0.2", op=2)),

@@ -374,7 +374,9 @@ def test_doorbells_tell_who_rang() -> None:
 
 
 def test_hostile_doorbell_blocks_nobody() -> None:
-    """The eventfd's flags and count are shared with the instance: it makes them blocking, empties and fills the counter."""
+    """The eventfd's flags and count are shared with the instance: it makes them blocking, empties and fills the
+    counter.
+    """
     rung: list[int] = []
     bells, fd = Doorbells(rung.append), doorbell()
     bells.add(1, fd)

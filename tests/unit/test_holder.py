@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,7 @@ def test_memory_cannot_be_resized(holder: HolderClient, connect: Callable[[int],
     edge = holder.edge_create("tcp-tls", 0x102, 1 << 21)
     for fd, length in ((qemu.fds[-1], 1 << 20), (edge.fd, 1 << 21)):
         for wrong in (length - 4096, length + 4096, 0):
-            with pytest.raises(OSError) as error:
+            with pytest.raises(OSError, match=r"Operation not permitted|Invalid argument") as error:
                 os.ftruncate(fd, wrong)
             assert error.value.errno in (errno.EPERM, errno.EINVAL)
         assert os.fstat(fd).st_size == length
@@ -332,10 +333,8 @@ def test_broken_packet_ends_that_connection(holder: HolderClient, run_dir: Path,
         bad.settimeout(PATIENCE)
         bad.connect(str(run_dir / "holder.sock"))
         bad.send(packet)
-        try:
+        with suppress(ConnectionResetError):
             assert bad.recv(100) == b""
-        except ConnectionResetError:
-            pass
     assert holder.hello().pid
 
 
@@ -365,7 +364,7 @@ def test_client_that_never_reads(holder: HolderClient, run_dir: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as lazy:
         lazy.connect(str(run_dir / "holder.sock"))
         lazy.settimeout(PATIENCE)
-        with pytest.raises((ConnectionResetError, BrokenPipeError)):
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):  # noqa: PT012 - any of the sends
             while True:
                 lazy.send(b'{"op":"hello"}')
                 holder.hello()

@@ -27,13 +27,16 @@ SOURCES := $(shell find c ebpf pipeline -name __pycache__ -prune -o -print) \
 logged = mkdir -p $(BUILD) && { $(2) >$(BUILD)/$(1).log 2>&1 || { \
 	cat $(BUILD)/$(1).log; echo "make: $(1) failed (the log above is $(BUILD)/$(1).log)"; false; }; }
 
-.PHONY: help deps deps-bench venv build install test demo bench bench-disruption verify lint clean
+.PHONY: help deps deps-vm deps-bench venv build install test demo bench bench-disruption verify lint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 deps: ## install missing Debian packages (build, run, test)
 	@packages/install build run test
+
+deps-vm:
+	@packages/install build run test vm
 
 deps-bench:
 	@packages/install build run test bench
@@ -63,7 +66,7 @@ $(BUILD)/.installed: $(BUILD)/.built
 	@$(call logged,install,$(VENV)/bin/python -m pip install -q --no-deps --force-reinstall $(BUILD)/wheel/*.whl)
 	@touch $@
 
-test: install ## run every test that this machine can run (TESTS=path or pytest options)
+test: deps-vm install ## run every test that this machine can run (TESTS=path or pytest options)
 	@echo "  TEST    C unit tests"
 	@c=0; $(call logged,ctest,$(VENV)/bin/meson test -C $(BUILD)/meson --print-errorlogs) || c=1; \
 	sed -En 's/^(No tests defined|(Ok|Fail|Skipped|Timeout): +[0-9]+).*/          \1/p' $(BUILD)/ctest.log; \

@@ -28,13 +28,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from typing import ClassVar
 
 
 class SwarmlineError(Exception):
     """Root of the tree. ``exit_code`` is the exit status of a command that ends with this error."""
 
-    exit_code: ClassVar[int] = 1
+    exit_code: int = 1
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
@@ -161,15 +160,13 @@ class LaunchError(InstanceError):
 
 
 class ApiError(SwarmlineError):
-    """The manager answered a request with an error; ``kind`` is the name of its class, ``exit_code`` that
-    class's.
-    """
+    """The manager answered a request with an error, whose ``exit_code`` it then has, or did not answer."""
 
     exit_code = 7
 
-    def __init__(self, message: str, *, kind: str = "ApiError", hint: str = "") -> None:
+    def __init__(self, message: str, *, hint: str = "", exit_code: int = 7) -> None:
         super().__init__(message, hint=hint)
-        self.kind = kind
+        self.exit_code = exit_code
 
 
 class AlreadyRunning(SwarmlineError):

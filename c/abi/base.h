@@ -2,8 +2,9 @@
 /* Words that every part of the contract uses: layer and state numbers, limits.
  *
  * The c/abi headers are data only: enums and structs of __u8 ... __u64 from <linux/types.h>. gcc, clang -target bpf and
- * cffi read the same text, so: no macros in declarations, no anonymous members, no bit fields, padding is a named field,
- * a _Static_assert stands on one line. Numbers are little endian unless a type says __be. Times are CLOCK_MONOTONIC ns. */
+ * cffi read the same text, so: no macros in declarations, no anonymous members, no bit fields, padding is a named
+ * field, a _Static_assert stands on one line. Numbers are little endian unless a type says __be. Times are
+ * CLOCK_MONOTONIC ns. */
 #ifndef SL_ABI_BASE_H
 #define SL_ABI_BASE_H
 

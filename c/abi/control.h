@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-3-Clause) */
-/* The control region: private shared memory of one instance and the manager, carried by the instance's ivshmem connection.
+/* The control region: private shared memory of one instance and the manager, carried by the instance's ivshmem
+ * connection.
  *
  *   0                struct sl_control       header                          written by the manager before the instance starts
  *   assignment_off   struct sl_assignment    layer, edges, services          manager, under its seq
@@ -8,11 +9,11 @@
  *   trace_off        struct sl_trace         ring of trace events            instance
  *   conf_off         layer configuration     struct sl_conf_item ...         manager, before assignment.seq changes
  *
- * seq is odd while its writer writes: a reader copies, then accepts the copy if seq was even and is unchanged. The instance trusts
- * what the manager wrote; the manager treats all that the instance wrote as hostile.
+ * seq is odd while its writer writes: a reader copies, then accepts the copy if seq was even and is unchanged. The
+ * instance trusts what the manager wrote; the manager treats all that the instance wrote as hostile.
  *
- * After a change the writer rings the other's doorbell (the manager is ivshmem peer SL_VM_MANAGER). A doorbell is a hint: both also
- * look on their own at least every SL_HEARTBEAT_NS. */
+ * After a change the writer rings the other's doorbell (the manager is ivshmem peer SL_VM_MANAGER). A doorbell is a
+ * hint: both also look on their own at least every SL_HEARTBEAT_NS. */
 #ifndef SL_ABI_CONTROL_H
 #define SL_ABI_CONTROL_H
 
@@ -102,7 +103,8 @@ struct sl_route {
 };
 _Static_assert(sizeof(struct sl_route) == 16, "no implicit padding");
 
-/* The RoutingTable as one instance needs it for one of its edges: the peers across, sorted by load and hardware affinity */
+/* The RoutingTable as one instance needs it for one of its edges: the peers across, sorted by load and hardware
+ * affinity */
 struct sl_route_page {
 	__u32 seq;
 	__u32 epoch;          /* of the RoutingTable */
@@ -189,7 +191,8 @@ struct sl_trace_event {
 };
 _Static_assert(sizeof(struct sl_trace_event) == 32, "no implicit padding");
 
-/* Writer: instance. Event n lies at n & (SL_TRACE_CAP - 1); the reader copies, then drops those older than next - SL_TRACE_CAP. */
+/* Writer: instance. Event n lies at n & (SL_TRACE_CAP - 1); the reader copies, then drops those older than next -
+ * SL_TRACE_CAP. */
 struct sl_trace {
 	__u32 next;
 	__u8 pad[60];
@@ -197,8 +200,8 @@ struct sl_trace {
 };
 _Static_assert(sizeof(struct sl_trace) == 32832, "no implicit padding");
 
-/* Layer configuration: items one after another, each padded to 8 bytes; type 0 ends them. Data of the items that are secret is wiped by
- * the instance once it has taken them. */
+/* Layer configuration: items one after another, each padded to 8 bytes; type 0 ends them. Data of the items that are
+ * secret is wiped by the instance once it has taken them. */
 enum sl_conf_type {
 	SL_CONF_END = 0,
 	SL_CONF_TCP = 1,            /* struct sl_tcp_conf */

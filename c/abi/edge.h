@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-3-Clause) */
-/* Edge: the shared memory between two adjacent layers. Everything is an offset from the region's start; there are no pointers.
+/* Edge: the shared memory between two adjacent layers. Everything is an offset from the region's start; there are no
+ * pointers.
  *
  *   0            struct sl_region                          one page, constant after creation
  *   peers_off    struct sl_peer    [nb_front + nb_back]    front peers first: peer = slot, or nb_front + slot for the back side
@@ -14,8 +15,8 @@
  *   arenas_off = align(rings_off + 2 * nb_front * nb_back * ring_len, 4096)
  *   arena_len  = nb_small * small_len + nb_big * big_len
  *
- * Who attaches copies the header once, recomputes every offset from the counts and refuses a header that differs. The geometry of
- * an attached edge never changes: another size is another region.
+ * Who attaches copies the header once, recomputes every offset from the counts and refuses a header that differs. The
+ * geometry of an attached edge never changes: another size is another region.
  *
  * Ownership of a slot is derived from the indices and stored nowhere else:
  *
@@ -75,7 +76,8 @@ enum sl_sleep {
 	SL_SLEEP_COMPLETIONS = 2,  /* and after completing mine: I wait for a slot or for ring space */
 };
 
-/* Writer: the peer itself. Readers: the peers of the other side (as hints only: a lie harms the liar's load alone), the manager. */
+/* Writer: the peer itself. Readers: the peers of the other side (as hints only: a lie harms the liar's load alone), the
+ * manager. */
 struct sl_peer {
 	/* line 0: written at each change between awake and asleep, read by senders after each publish */
 	__u32 sleeping;      /* enum sl_sleep: 0 awake, else what it wants to be woken for */
@@ -91,8 +93,9 @@ struct sl_peer {
 };
 _Static_assert(sizeof(struct sl_peer) == 128, "two cache lines");
 
-/* One direction between one front and one back peer. Indices run freely modulo 2^32; entry n lies at n & (ring_cap - 1).
- * The receiver's completions return in cprod; a sender has at most ring_cap entries uncompleted, so neither array can overflow. */
+/* One direction between one front and one back peer. Indices run freely modulo 2^32; entry n lies at n & (ring_cap -
+ * 1). The receiver's completions return in cprod; a sender has at most ring_cap entries uncompleted, so neither array
+ * can overflow. */
 struct sl_ring {
 	/* line 0. Writer: sender. Reader: receiver */
 	__u32 prod;
@@ -108,7 +111,8 @@ struct sl_ring {
 };
 _Static_assert(sizeof(struct sl_ring) == 128, "two cache lines");
 
-/* A run of entries that ended with the same status. Writer: receiver. Reader: sender, which checks that each was uncompleted. */
+/* A run of entries that ended with the same status. Writer: receiver. Reader: sender, which checks that each was
+ * uncompleted. */
 struct sl_completion {
 	__u32 seq;       /* number of the first entry */
 	__u16 count;     /* 1 ... ring_cap */

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-3-Clause) */
 /* The parsed HTTP message: what http and app hand to each other instead of bytes to parse again.
  *
- * A message is a fixed struct, then nb_fields struct sl_http_field, then the text that both refer to by offset from the message's
- * start, padded to head_len. Body bytes may follow in the same payload behind head_len. Names of fields are lower case
- * (RFC 9110 section 5.1 makes them case-insensitive). No text is zero-terminated. The reader bounds every offset + length by
- * head_len, and head_len by the payload. Framing fields (content-length, transfer-encoding, connection, ...) never appear among the
- * fields: body_len and http's own choice stand for them. */
+ * A message is a fixed struct, then nb_fields struct sl_http_field, then the text that both refer to by offset from the
+ * message's start, padded to head_len. Body bytes may follow in the same payload behind head_len. Names of fields are
+ * lower case (RFC 9110 section 5.1 makes them case-insensitive). No text is zero-terminated. The reader bounds every
+ * offset + length by head_len, and head_len by the payload. Framing fields (content-length, transfer-encoding,
+ * connection, ...) never appear among the fields: body_len and http's own choice stand for them. */
 #ifndef SL_ABI_HTTP_H
 #define SL_ABI_HTTP_H
 

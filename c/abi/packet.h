@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-3-Clause) */
 /* RequestPacket: the 32 bytes that pass between two layers, and the small protocol of flows that they speak.
  *
- * A flow is what stays with one receiver: a connection on tcp-tls, tls-http, tcp-http; a single request on http-app. The
- * front layer (nearer to the client) opens it, both sides then send on it:
+ * A flow is what stays with one receiver: a connection on tcp-tls, tls-http, tcp-http; a single request on http-app.
+ * The front layer (nearer to the client) opens it, both sides then send on it:
  *
  *   front                          back
  *   OPEN [+ payload] ───────────▶        payload: struct sl_flow_open, or struct sl_http_request on http-app
@@ -52,7 +52,8 @@ enum sl_request_status {
 	SL_ERROR_CLIENT = 9,    /* the client went away */
 };
 
-/* Writer: sender, before it publishes. Reader: receiver, which copies it out once, checks the copy and never looks again. */
+/* Writer: sender, before it publishes. Reader: receiver, which copies it out once, checks the copy and never looks
+ * again. */
 struct sl_request_packet {
 	__u64 request_id;     /* the same along the whole chain: connection or request; VMID of its maker << 48 | number; never 0 */
 	__u32 offset;         /* data: byte offset from the region's start, inside the sender's arena */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Intrusive doubly linked list. An empty list and an unlinked node point to themselves, so unlinking twice is harmless. */
+/* Intrusive doubly linked list. An empty list and an unlinked node point to themselves, so unlinking twice is
+ * harmless. */
 #ifndef SL_LIST_H
 #define SL_LIST_H
 

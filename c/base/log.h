@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Structured log of a program: one JSON object a line on standard error. Never on the fast path; libraries do not log. */
+/* Structured log of a program: one JSON object a line on standard error. Never on the fast path; libraries do not
+ * log. */
 #ifndef SL_LOG_H
 #define SL_LOG_H
 

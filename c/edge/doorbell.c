@@ -18,8 +18,8 @@ static int fd_of(struct msghdr *m)
 	return fd;
 }
 
-/* One message is a little-endian int64 with at most one descriptor, which comes with its first byte. Returns 1 when complete,
- * 0 when more is to come, -errno. */
+/* One message is a little-endian int64 with at most one descriptor, which comes with its first byte. Returns 1 when
+ * complete, 0 when more is to come, -errno. */
 static int message_read(struct sl_doorbells *d, int64_t *value, int *fd)
 {
 	union {

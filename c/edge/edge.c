@@ -93,22 +93,35 @@ static int seat_check(const struct sl_edge *e, const struct sl_edge_seat *seat)
 	return 0;
 }
 
-static int region_map(struct sl_edge *e, int fd, bool sealed)
+int64_t sl_memory_len(int fd)
 {
 	struct stat st;
-	void *base;
-	int seals;
+	off_t end;
 
 	if (fstat(fd, &st))
 		return -errno;
+	if (st.st_size)
+		return st.st_size;
+	end = lseek(fd, 0, SEEK_END);   /* a guest's device */
+	return end < 0 ? -errno : end;
+}
+
+static int region_map(struct sl_edge *e, int fd, bool sealed)
+{
+	int64_t len = sl_memory_len(fd);
+	void *base;
+	int seals;
+
+	if (len < 0)
+		return (int)len;
 	seals = sealed ? fcntl(fd, F_GET_SEALS) : 0;
 	if (sealed && (seals < 0 || !(seals & F_SEAL_SHRINK)))   /* a peer could truncate it under us: SIGBUS */
 		return -EPERM;
-	base = mmap(NULL, (size_t)st.st_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
+	base = mmap(NULL, (size_t)len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
 	if (base == MAP_FAILED)
 		return -errno;
 	e->base = base;
-	e->g.region_len = (uint64_t)st.st_size;   /* what is to be unmapped, even when the header is refused */
+	e->map_len = (uint64_t)len;
 	return 0;
 }
 
@@ -124,19 +137,15 @@ static void self_init(struct sl_edge *e)
 
 static int attach(struct sl_edge *e, int fd, bool sealed, const struct sl_edge_seat *seat)
 {
-	uint64_t map_len;
 	int r = region_map(e, fd, sealed);
 
 	if (r)
 		return r;
-	map_len = e->g.region_len;
-	r = sl_region_check(e->base, map_len, &e->g);
+	r = sl_region_check(e->base, e->map_len, &e->g);
 	if (!r)
 		r = seat_check(e, seat);
-	if (r || e->g.region_len != map_len) {
-		e->g.region_len = map_len;
-		return r ? r : -EINVAL;
-	}
+	if (r)
+		return r;
 	e->side = seat->side;
 	e->slot = seat->slot;
 	e->incarnation = seat->incarnation;
@@ -189,7 +198,7 @@ void sl_edge_detach(struct sl_edge *e)
 	free(e->free_big);
 	free(e->scratch);
 	if (e->base)
-		munmap(e->base, e->g.region_len);
+		munmap(e->base, e->map_len);
 	free(e);
 }
 
@@ -198,8 +207,8 @@ static uint64_t pair_of(uint32_t sender, uint32_t receiver)
 	return (uint64_t)sender << 32 | receiver;
 }
 
-/* Both halves that we own start again at 0. The pair is cleared before and set after, so that the peer never reads an index of one
- * pairing as one of another. */
+/* Both halves that we own start again at 0. The pair is cleared before and set after, so that the peer never reads an
+ * index of one pairing as one of another. */
 static void link_up(struct sl_link *l, const struct sl_route *r)
 {
 	struct sl_edge *e = l->edge;
@@ -275,7 +284,8 @@ void sl_link_quarantine(struct sl_link *l, enum sl_counter why)
 	sl_flows_link_lost(l, SL_ERROR_PEER_GONE);
 }
 
-/* Never the pairing that was dropped already: its indices would start again at 0 while the ring still holds what it consumed. */
+/* Never the pairing that was dropped already: its indices would start again at 0 while the ring still holds what it
+ * consumed. */
 static const struct sl_route *route_of_slot(const struct sl_route_page *page, unsigned slot, uint32_t lost)
 {
 	for (uint32_t i = 0; i < sl_min(page->nb_routes, (uint32_t)SL_SIDE_MAX); i++)
@@ -306,7 +316,8 @@ static void route_take(struct sl_link *l, const struct sl_route *r, int (*doorbe
 
 void sl_edge_routes_set(struct sl_edge *e, const struct sl_route_page *page, int (*doorbell)(void *user, uint16_t vm_id))
 {
-	/* who leaves is out of the draw, and who comes is in it, before any flow ends: callbacks may open others at once */
+	/* who leaves is out of the draw, and who comes is in it, before any flow ends: callbacks may open others at
+	 * once */
 	for (unsigned slot = 0; slot < e->nb_links; slot++) {
 		struct sl_link *l = &e->links[slot];
 		const struct sl_route *r = route_of_slot(page, slot, l->lost);
@@ -339,7 +350,8 @@ void sl_edge_doorbell_set(struct sl_edge *e, uint16_t vm_id, int fd)
 		if (e->up[i]->vm_id != vm_id)
 			continue;
 		e->up[i]->doorbell = fd;
-		/* it may have slept through what was published before; a full counter (EAGAIN) means that it is rung anyway */
+		/* it may have slept through what was published before; a full counter (EAGAIN) means that it is rung
+		 * anyway */
 		if (fd >= 0 && write(fd, &one, sizeof(one)) == sizeof(one))
 			e->ops->count(e, SL_CNT_DOORBELLS);
 	}
@@ -432,8 +444,9 @@ void sl_edge_sleep_set(struct sl_edge *e, bool asleep)
 	if (!asleep && !sl_peek_u32(&e->self->sleeping))
 		return;
 	sl_post_u32(&e->self->sleeping, wish);
-	/* the wish must be visible before we look at the rings for the last time: a sender publishes first and looks at it then.
-	 * Without the fence both could miss each other and the entry would lie there until the next heartbeat. */
+	/* the wish must be visible before we look at the rings for the last time: a sender publishes first and looks at
+	 * it then. Without the fence both could miss each other and the entry would lie there until the next
+	 * heartbeat. */
 	if (asleep)
 		sl_full_fence();
 }

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* An edge as one instance has it attached: rings, arena, routes. The layout is in abi/edge.h, flows on top in edge/flow.h.
+/* An edge as one instance has it attached: rings, arena, routes. The layout is in abi/edge.h, flows on top in
+ * edge/flow.h.
  *
  * One thread owns a struct sl_edge. Order of use in each turn of the loop:
  *   sl_edge_poll     takes entries and completions in, calls back
  *   ...              route_request for whatever is to be sent
  *   sl_signal_vm     publishes what was sent and completed, rings those who sleep
  *
- * A link is one peer across the edge: the ring towards it and the ring from it. Links come and go by sl_edge_routes_set and
- * sl_edge_link_drop, which give their slots back and end their flows. */
+ * A link is one peer across the edge: the ring towards it and the ring from it. Links come and go by sl_edge_routes_set
+ * and sl_edge_link_drop, which give their slots back and end their flows. */
 #ifndef SL_EDGE_H
 #define SL_EDGE_H
 
@@ -20,7 +21,8 @@
 
 enum { SL_BURST = 32 };   /* entries taken from one link in one turn: bounds the work that one peer can cause */
 
-/* A sent entry until it is completed: offset of its payload slot (0: none; slots lie on cache lines) | SL_SENT_OPEN; then 0 */
+/* A sent entry until it is completed: offset of its payload slot (0: none; slots lie on cache lines) | SL_SENT_OPEN;
+ * then 0 */
 enum { SL_SENT_OPEN = 1 };
 
 struct sl_tx {
@@ -66,6 +68,9 @@ struct sl_link {
 struct sl_edge_ops {
 	void (*count)(struct sl_edge *e, enum sl_counter c);   /* something was turned away */
 	uint64_t (*request_id)(struct sl_edge *e);             /* a fresh one */
+	/* Rings a peer in place of a write to its eventfd; true if it was rung. NULL: eventfds. For a guest, whose
+	 * doorbells are a device's. */
+	bool (*ring)(struct sl_edge *e, uint16_t vm_id);
 };
 
 /* select_best_vm draws from it: Vose's alias method, so a draw costs the same for any number of receivers */
@@ -81,6 +86,7 @@ struct sl_edge {
 	const struct sl_edge_ops *ops;
 	const struct sl_flow_ops *flow_ops;
 	uint8_t *base;
+	uint64_t map_len;                 /* bytes mapped: the memory of a device is a power of two, so longer */
 	struct sl_region g;               /* private copy of the geometry: the region's is never read again */
 	uint8_t side;
 	uint8_t layer;                    /* own */
@@ -111,26 +117,31 @@ struct sl_edge {
 	bool draining;                    /* front side: every flow is asked to end soon */
 };
 
-/* Maps fd and takes the seat. fd must be sealed against shrinking (or be a device's memory: sealed=false skips that check); it may be
- * closed afterwards. Resets the own half of all rings. Returns 0 and *ret, -EAGAIN not formatted yet, -EPERM not sealed, -EPROTO
- * ABI version, -EINVAL geometry or seat, -ENOMEM, or mmap's. */
+/* Bytes of a memfd's or a device's memory, or -errno. */
+int64_t sl_memory_len(int fd);
+
+/* Maps fd and takes the seat. fd must be sealed against shrinking (or be a device's memory: sealed=false skips
+ * that check); it may be closed afterwards. Resets the own half of all rings. Returns 0 and *ret, -EAGAIN not formatted
+ * yet, -EPERM not sealed, -EPROTO ABI version, -EINVAL geometry or seat, -ENOMEM, or mmap's. */
 int sl_edge_attach(int fd, bool sealed, const struct sl_edge_seat *seat, uint8_t layer, uint16_t vm_id,
 		   const struct sl_edge_ops *ops, const struct sl_flow_ops *flow_ops, void *user, struct sl_edge **ret);
 /* Ends all flows without a callback and unmaps. NULL is allowed. */
 void sl_edge_detach(struct sl_edge *e);
 
-/* Takes over a route page (private copy, trusted): links that are not in it or whose incarnation changed are dropped, new ones are
- * set up, weights refreshed. doorbell(user, vm_id) gives a peer's eventfd or -1. */
+/* Takes over a route page (private copy, trusted): links that are not in it or whose incarnation changed are dropped,
+ * new ones are set up, weights refreshed. doorbell(user, vm_id) gives a peer's eventfd or -1. */
 void sl_edge_routes_set(struct sl_edge *e, const struct sl_route_page *page, int (*doorbell)(void *user, uint16_t vm_id));
 void sl_edge_doorbell_set(struct sl_edge *e, uint16_t vm_id, int fd);
 
-/* The peer is gone: flows on it are over (SL_ERROR_PEER_GONE), its slots come back. Drops nothing if vm_id has no link. */
+/* The peer is gone: flows on it are over (SL_ERROR_PEER_GONE), its slots come back. Drops nothing if vm_id has no
+ * link. */
 void sl_edge_peer_gone(struct sl_edge *e, uint16_t vm_id);
 
 /* Asks the back to end all flows soon, those that are opened later too. Front side only. */
 void sl_edge_drain(struct sl_edge *e);
 
-/* Takes in up to SL_BURST entries of each link and all completions, and serves the flows that wait. Returns entries + completions. */
+/* Takes in up to SL_BURST entries of each link and all completions, and serves the flows that wait. Returns entries +
+ * completions. */
 uint32_t sl_edge_poll(struct sl_edge *e);
 /* True if sl_edge_poll would find something: the recheck between announcing sleep and sleeping. */
 bool sl_edge_pending(const struct sl_edge *e);
@@ -144,20 +155,21 @@ void sl_edge_sleep_set(struct sl_edge *e, bool asleep);
 /* The active receiver that is less loaded of two drawn by weight, or NULL. ≤ 15 ns for any number of receivers. */
 struct sl_link *sl_select_best_vm(struct sl_edge *e);
 
-/* Writes one entry into the ring towards the link's peer: op, flags, status, length, flow_id, request_id of *p are taken, the rest is filled
- * in. buf: its payload slot (given back by the completion), or NULL. Returns the entry's number in *seq (may be NULL), or -EAGAIN:
- * ring_cap entries are uncompleted. Published by sl_signal_vm. */
+/* Writes one entry into the ring towards the link's peer: op, flags, status, length, flow_id, request_id of *p are
+ * taken, the rest is filled in. buf: its payload slot (given back by the completion), or NULL. Returns the entry's
+ * number in *seq (may be NULL), or -EAGAIN: ring_cap entries are uncompleted. Published by sl_signal_vm. */
 int sl_route_request(struct sl_link *l, const struct sl_request_packet *p, const struct sl_buf *buf, uint32_t *seq);
 
-/* The same for nb entries at once; bufs[i] is the slot of p[i], or bufs is NULL. Returns how many were written: those for
- * which there was room. */
+/* The same for nb entries at once; bufs[i] is the slot of p[i], or bufs is NULL. Returns how many were written: those
+ * for which there was room. */
 uint32_t sl_route_burst(struct sl_link *l, const struct sl_request_packet *p, const struct sl_buf *bufs, uint32_t nb);
 
-/* Publishes entries and completions of all links, then rings the doorbells of those who sleep. Returns the number of doorbells rung. */
+/* Publishes entries and completions of all links, then rings the doorbells of those who sleep. Returns the number of
+ * doorbells rung. */
 uint32_t sl_signal_vm(struct sl_edge *e);
 
-/* Copies up to max entries out, checked. Returns how many; the first has number *seq. A bad entry quarantines the link: those before it are
- * still returned. */
+/* Copies up to max entries out, checked. Returns how many; the first has number *seq. A bad entry quarantines the link:
+ * those before it are still returned. */
 uint32_t sl_link_recv(struct sl_link *l, struct sl_request_packet *p, uint32_t max, uint32_t *seq);
 /* Payload of a received entry: hostile, may change at any time. */
 static inline const uint8_t *sl_payload(const struct sl_edge *e, const struct sl_request_packet *p)

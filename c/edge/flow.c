@@ -347,8 +347,8 @@ static void over(struct sl_flow *f, enum sl_request_status status)
 	f->ops->over(f, status);
 }
 
-/* Both directions are closed: the flow_id is free for the next flow; the layer may still have bytes to take. over() comes at the end
- * of the turn, never from within a call that the layer itself makes. */
+/* Both directions are closed: the flow_id is free for the next flow; the layer may still have bytes to take. over()
+ * comes at the end of the turn, never from within a call that the layer itself makes. */
 static void over_if_both_fins(struct sl_flow *f)
 {
 	if (f->state == FLOW_OPEN && f->tx_fin && f->rx_fin && !(f->owed & OWE_FIN)) {
@@ -603,8 +603,8 @@ void sl_flows_serve(struct sl_link *l)
 	}
 }
 
-/* The number of the first entry that the peer never took. Only a cons of this very pairing proves anything; a hostile one at worst makes us
- * repeat what the liar had begun itself. */
+/* The number of the first entry that the peer never took. Only a cons of this very pairing proves anything; a hostile
+ * one at worst makes us repeat what the liar had begun itself. */
 static uint32_t first_pending(const struct sl_link *l)
 {
 	uint32_t cons = sl_observe_u32(&l->tx.ring->cons);

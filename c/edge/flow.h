@@ -11,9 +11,9 @@
  *  or sl_buf_free(f->edge, &buf)           gives them back   Taken bytes are credited to the sender by the library.
  *  writable(f): called once after a reserve that gave 0      fin(f): after the last byte was taken.
  *
- * End: when both directions have sent FIN, or a RESET came, or the peer died, over(f, status) is called once; after it returns the
- * layer does not use f again. sl_flow_reset() by the layer ends the flow without a call of over(). In every case the struct stays
- * readable until the end of the loop's turn, so a callback may end its own flow. */
+ * End: when both directions have sent FIN, or a RESET came, or the peer died, over(f, status) is called once; after it
+ * returns the layer does not use f again. sl_flow_reset() by the layer ends the flow without a call of over(). In every
+ * case the struct stays readable until the end of the loop's turn, so a callback may end its own flow. */
 #ifndef SL_FLOW_H
 #define SL_FLOW_H
 
@@ -38,18 +38,21 @@ struct sl_buf {
 void sl_buf_free(struct sl_edge *e, struct sl_buf *buf);
 
 struct sl_flow_ops {
-	/* A flow was opened by the front (only on the back side). msg is the payload of OPEN, private memory of len bytes, valid during
-	 * the call. fin: the front will send nothing more (fin() is not called then). Set f->user. Returns 0, or a negative enum
-	 * sl_request_status to refuse (the flow is reset with it; over() is not called). */
+	/* A flow was opened by the front (only on the back side). msg is the payload of OPEN, private memory of len
+	 * bytes, valid during the call. fin: the front will send nothing more (fin() is not called then). Set f->user.
+	 * Returns 0, or a negative enum sl_request_status to refuse (the flow is reset with it; over() is not
+	 * called). */
 	int (*open)(struct sl_flow *f, const void *msg, uint32_t len, bool fin);
-	/* p may be shared memory that changes while it is read: copy what decides something. Returns the bytes taken, 0 ... len. */
+	/* p may be shared memory that changes while it is read: copy what decides something. Returns the bytes taken, 0
+	 * ... len. */
 	uint32_t (*data)(struct sl_flow *f, const uint8_t *p, uint32_t len);
 	void (*fin)(struct sl_flow *f);
 	void (*writable)(struct sl_flow *f);
-	/* status SL_COMPLETED: both sides finished. Otherwise why; f->unseen tells whether the peer ever took the OPEN. */
+	/* status SL_COMPLETED: both sides finished. Otherwise why; f->unseen tells whether the peer ever took the
+	 * OPEN. */
 	void (*over)(struct sl_flow *f, enum sl_request_status status);
-	/* The front wishes the flow to end soon (only on the back side): end it at the next moment that is polite in your protocol, or hand
-	 * the wish on with sl_flow_drain. NULL: the wish is ignored. */
+	/* The front wishes the flow to end soon (only on the back side): end it at the next moment that is polite in
+	 * your protocol, or hand the wish on with sl_flow_drain. NULL: the wish is ignored. */
 	void (*drain)(struct sl_flow *f);
 };
 
@@ -87,14 +90,14 @@ struct sl_flow {
 
 /* Opens a flow to the instance that select_best_vm names. Front side only.
  * request_id: 0 makes a new one. flags: SL_F_FIN if nothing follows, SL_F_TRACE.
- * Returns 0 and *ret; -ENETUNREACH no active receiver; -EAGAIN no slot, ring entry or flow index free (try again from a later
- * event, e.g. the edge's idle callback); -EMSGSIZE len is more than a big slot. */
+ * Returns 0 and *ret; -ENETUNREACH no active receiver; -EAGAIN no slot, ring entry or flow index free (try again from a
+ * later event, e.g. the edge's idle callback); -EMSGSIZE len is more than a big slot. */
 int sl_flow_open(struct sl_edge *e, uint64_t request_id, const void *msg, uint32_t len, uint32_t flags, void *user,
 		 struct sl_flow **ret);
 
-/* Gets a slot to write up to min(want, window, slot size) bytes into. Returns the number of bytes that fit, or 0: blocked, then
- * writable() follows. Small slots serve want <= SL_SMALL_LEN, big ones the rest; every buf must be committed or freed before the
- * callback returns. */
+/* Gets a slot to write up to min(want, window, slot size) bytes into. Returns the number of bytes that fit, or 0:
+ * blocked, then writable() follows. Small slots serve want <= SL_SMALL_LEN, big ones the rest; every buf must be
+ * committed or freed before the callback returns. */
 uint32_t sl_flow_reserve(struct sl_flow *f, uint32_t want, struct sl_buf *buf);
 
 /* Sends len bytes (1 ... what reserve returned) of buf. flags: SL_F_FIN or 0. Never fails. */
@@ -109,7 +112,8 @@ void sl_flow_fin(struct sl_flow *f);
 /* Ends the flow at once in both directions. Never fails. */
 void sl_flow_reset(struct sl_flow *f, enum sl_request_status status);
 
-/* Tells the back that this flow should end soon. Front side only; nothing happens if it ended already. Twice is once. */
+/* Tells the back that this flow should end soon. Front side only; nothing happens if it ended already. Twice is
+ * once. */
 void sl_flow_drain(struct sl_flow *f);
 
 /* Shows the bytes again that data() did not take, and calls fin() if it was waiting behind them. */

@@ -42,7 +42,8 @@ void sl_buf_free(struct sl_edge *e, struct sl_buf *buf)
 
 /* --- sending --- */
 
-/* An entry as four words, so that it is filled in and checked without a branch for each field. They are little endian. */
+/* An entry as four words, so that it is filled in and checked without a branch for each field. They are little
+ * endian. */
 struct words {
 	uint64_t w[sizeof(struct sl_request_packet) / 8];
 } __attribute__((may_alias));
@@ -127,13 +128,15 @@ void sl_link_complete(struct sl_link *l, uint32_t seq, uint32_t count, enum sl_r
 	run->count = (uint16_t)(run->count + count);
 }
 
-/* Makes visible what was written since; says what the peer may want to be woken for. Entries first: they are waited for. */
+/* Makes visible what was written since; says what the peer may want to be woken for. Entries first: they are waited
+ * for. */
 static uint32_t link_publish(struct sl_link *l)
 {
 	uint32_t news = 0;
 
 	if (l->tx.published != l->tx.prod) {
-		/* the receiver must see the entries and their payload before it sees prod, or it reads the last round's */
+		/* the receiver must see the entries and their payload before it sees prod, or it reads the last
+		 * round's */
 		sl_publish_u32(&l->tx.ring->prod, l->tx.prod);
 		l->tx.published = l->tx.prod;
 		SL_FAULT("send: published");
@@ -150,6 +153,16 @@ static uint32_t link_publish(struct sl_link *l)
 	return news;
 }
 
+static bool link_ring(const struct sl_link *l)
+{
+	uint64_t one = 1;
+
+	if (l->edge->ops->ring)
+		return l->edge->ops->ring(l->edge, l->vm_id);
+	/* a full counter (EAGAIN) means that it has been rung already */
+	return write(l->doorbell, &one, sizeof(one)) == sizeof(one);
+}
+
 uint32_t sl_signal_vm(struct sl_edge *e)
 {
 	uint32_t rung = 0, news[SL_SIDE_MAX], any = 0;
@@ -163,14 +176,12 @@ uint32_t sl_signal_vm(struct sl_edge *e)
 	SL_FAULT("signal: before doorbells");
 	for (unsigned i = 0; i < e->nb_up; i++) {
 		const struct sl_link *l = e->up[i];
-		uint64_t one = 1;
 
 		if (news[i] & SL_SLEEP_ENTRIES)
 			next_lines_claim(l);
 		if (!(news[i] & sl_peek_u32(&l->peer->sleeping)) || l->doorbell < 0)
 			continue;
-		/* a full counter (EAGAIN) means that it has been rung already */
-		if (write(l->doorbell, &one, sizeof(one)) == sizeof(one))
+		if (link_ring(l))
 			rung++;
 		SL_FAULT("signal: doorbell rung");
 		e->ops->count(e, SL_CNT_DOORBELLS);

@@ -5,13 +5,14 @@
 #include <poll.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/atomic.h"
+#include "instance/guest.h"
 #include "instance/instance.h"
 
-/* Copies what its writer guards by *seq. Returns the even seq of a consistent copy, or 0 if the writer was in between each time. */
+/* Copies what its writer guards by *seq. Returns the even seq of a consistent copy, or 0 if the writer was in between
+ * each time. */
 static uint32_t seq_copy(const __u32 *seq, void *to, const void *from, size_t len)
 {
 	for (int tries = 0; tries < 1000; tries++) {
@@ -55,11 +56,8 @@ static const struct sl_layer *layer_find(uint8_t id)
 int sl_control_attach(struct sl_runner *r)
 {
 	struct sl_control *c;
-	struct stat st;
 
-	if (fstat(r->control_fd, &st))
-		return sl_instance_fail(&r->inst, errno, "control region: %s", strerror(errno));
-	c = st.st_size < SL_CONTROL_LEN ? MAP_FAILED
+	c = sl_memory_len(r->control_fd) < SL_CONTROL_LEN ? MAP_FAILED
 		: mmap(NULL, SL_CONTROL_LEN, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, r->control_fd, 0);
 	if (c == MAP_FAILED)
 		return sl_instance_fail(&r->inst, EINVAL, "control region: can not map %d bytes", SL_CONTROL_LEN);
@@ -77,8 +75,13 @@ int sl_control_attach(struct sl_runner *r)
 	r->conf = (const uint8_t *)c + c->conf_off;
 	r->inst.vm_id = (uint16_t)c->vm_id;
 	r->spin_ns = (uint64_t)c->spin_us * 1000;
+	return 0;
+}
+
+int sl_assignment_take(struct sl_runner *r)
+{
 	if (!seq_copy(&r->assignment->seq, &r->inst.assignment, r->assignment, sizeof(*r->assignment)))
-		return sl_instance_fail(&r->inst, EAGAIN, "control region: no assignment");
+		return -EAGAIN;
 	r->inst.layer = layer_find(r->inst.assignment.layer);
 	if (!r->inst.layer)
 		return sl_instance_fail(&r->inst, ENOENT, "no layer number %u in this build", r->inst.assignment.layer);
@@ -103,9 +106,17 @@ static uint64_t edge_request_id(struct sl_edge *e)
 	return sl_request_id(&r->inst);
 }
 
-static const struct sl_edge_ops edge_ops = {.count = edge_count, .request_id = edge_request_id};
+static bool edge_ring(struct sl_edge *e, uint16_t vm_id)
+{
+	const struct sl_runner *r = e->user;
 
-static int edge_seat(struct sl_runner *r, uint32_t edge_id, int fd)
+	return sl_guest_ring(r->guest, vm_id);
+}
+
+static const struct sl_edge_ops edge_ops = {.count = edge_count, .request_id = edge_request_id};
+static const struct sl_edge_ops guest_edge_ops = {.count = edge_count, .request_id = edge_request_id, .ring = edge_ring};
+
+int sl_edge_take(struct sl_runner *r, uint32_t edge_id, int fd)
 {
 	for (unsigned i = 0; i < r->inst.assignment.nb_edges; i++) {
 		const struct sl_edge_seat *seat = &r->inst.assignment.edges[i];
@@ -116,7 +127,8 @@ static int edge_seat(struct sl_runner *r, uint32_t edge_id, int fd)
 			continue;
 		if (!ops)
 			return sl_instance_fail(&r->inst, EINVAL, "layer %s has nothing on that side of an edge", r->inst.layer->name);
-		err = sl_edge_attach(fd, true, seat, r->inst.layer->id, r->inst.vm_id, &edge_ops, ops, r, &r->edges[i]);
+		err = sl_edge_attach(fd, !r->guest, seat, r->inst.layer->id, r->inst.vm_id, r->guest ? &guest_edge_ops : &edge_ops, ops, r,
+				     &r->edges[i]);
 		return err ? sl_instance_fail(&r->inst, -err, "edge %#x: %s", edge_id, strerror(-err)) : 0;
 	}
 	return sl_instance_fail(&r->inst, EINVAL, "edge %#x is not in the assignment", edge_id);
@@ -153,7 +165,7 @@ int sl_edges_attach(struct sl_runner *r, int edges_fd, int timeout_ms)
 		if (err)
 			return sl_instance_fail(&r->inst, -err, "waiting for the memory of %u edges: %s",
 						r->inst.assignment.nb_edges, strerror(-err));
-		err = edge_seat(r, edge_id, fd);
+		err = sl_edge_take(r, edge_id, fd);
 		close(fd);   /* the mapping is the permission; the descriptor is not needed for it */
 		if (err)
 			return err;
@@ -167,6 +179,8 @@ static int doorbell_of(void *user, uint16_t vm_id)
 {
 	struct sl_runner *r = user;
 
+	if (r->guest)
+		return 0;   /* any peer may be rung: edge_ring does it, and the host decides */
 	return vm_id < SL_VM_MAX ? r->doorbells.peer[vm_id] : -1;
 }
 
@@ -258,7 +272,9 @@ static void manager_ring(struct sl_runner *r)
 {
 	uint64_t one = 1;
 
-	if (r->doorbells.peer[SL_VM_MANAGER] >= 0 &&
+	if (r->guest)
+		sl_guest_ring(r->guest, SL_VM_MANAGER);
+	else if (r->doorbells.peer[SL_VM_MANAGER] >= 0 &&
 	    write(r->doorbells.peer[SL_VM_MANAGER], &one, sizeof(one)) != sizeof(one))
 		return;   /* full: it has been rung */
 }

@@ -54,7 +54,8 @@ static int visible(const struct dirent *e)
 	return e->d_name[0] != '.';
 }
 
-/* In the order of their names, which is that of their dependence. One that fails is missed later, by whoever needs it. */
+/* In the order of their names, which is that of their dependence. One that fails is missed later, by whoever needs
+ * it. */
 static void modules_load(const struct sl_log *log)
 {
 	struct dirent **list;
@@ -73,8 +74,8 @@ static void modules_load(const struct sl_log *log)
 
 /* --- the instance --- */
 
-/* A restored machine continues with its twins' random numbers. The order matters: the last call is the one that takes effect in the
- * kernel, and OpenSSL's generators must fetch from there only after it. */
+/* A restored machine continues with its twins' random numbers. The order matters: the last call is the one that takes
+ * effect in the kernel, and OpenSSL's generators must fetch from there only after it. */
 static int entropy_take(struct sl_runner *r)
 {
 	struct {
@@ -121,6 +122,7 @@ static int assignment_wait(struct sl_runner *r)
 {
 	int err;
 
+	r->awake_since = r->busy_since = sl_now_ns();
 	sl_state_set(r, SL_VM_BOOTING);
 	while ((err = sl_assignment_take(r)) == -EAGAIN) {
 		sl_guest_wait(r->guest, LOOK_MS);
@@ -136,7 +138,8 @@ static int assignment_wait(struct sl_runner *r)
 
 static struct sl_runner *running;   /* for the signal handler, which gets no argument */
 
-/* The memory of an edge was taken away under us. Nothing may look at an edge any more, and nothing can go on without it. */
+/* The memory of an edge was taken away under us. Nothing may look at an edge any more, and nothing can go on without
+ * it. */
 static _Noreturn void edge_lost(struct sl_runner *r)
 {
 	static const char why[] = "an edge's memory was unplugged while in use";

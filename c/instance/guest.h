@@ -1,15 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The instance as the first program of a virtual machine: what the sandbox, the ivshmem connection and passed descriptors are to a
- * process instance, here are the machine itself and its devices:
+/* The instance as the first program of a virtual machine: what the sandbox, the ivshmem connection and passed
+ * descriptors are to a process instance, here are the machine itself and its devices:
  *
  *   one ivshmem-doorbell device, for life     control region, own id, doorbells
  *   one ivshmem-plain device for each edge    its memory, known by the edge_id in its header
  *
- * Both come through the driver's /dev/sl_ivshmemN (abi/ivshmem.h). Where the driver can not be loaded: PCI resources in sysfs, an own
- * doorbell that is a timer, and no notice of an unplug: then a device must not be taken away before the instance is GONE.
+ * Both come through the driver's /dev/sl_ivshmemN (abi/ivshmem.h). Where the driver can not be loaded: PCI resources in
+ * sysfs, sleeps of some milliseconds in place of the own doorbell, and no notice of an unplug: then a device must not
+ * be taken away before the instance is GONE.
  *
- * Devices may come at any time: a machine restored from a snapshot that had none waits here until they are plugged. With a device
- * and no assignment it is a warm instance: it publishes a heartbeat as BOOTING without a layer until it is assigned one. */
+ * Devices may come at any time: a machine restored from a snapshot that had none waits here until they are plugged.
+ * With a device and no assignment it is a warm instance: it publishes a heartbeat as BOOTING without a layer until it
+ * is assigned one. */
 #ifndef SL_GUEST_H
 #define SL_GUEST_H
 
@@ -34,13 +36,15 @@ struct sl_guest {
 	int bell;               /* own doorbell */
 	int doorbell_fd;        /* the doorbell device, -1: not plugged yet */
 	uint32_t *regs;         /* without the driver: its registers */
+	uint64_t requests;      /* without the driver: as last seen, and until when to look often */
+	uint64_t busy_until_ns;
 	uint16_t vm_id;         /* as the doorbell device knows it */
 	struct sl_guest_device devices[SL_GUEST_DEVICES_MAX];
 	unsigned nb_devices;
 };
 
-/* Everything: mounts, modules, the instance as a child, and the end of the machine when that ends. Call it as pid 1, with no threads.
- * Does not return, unless the machine can not even be switched off. */
+/* Everything: mounts, modules, the instance as a child, and the end of the machine when that ends. Call it as pid 1,
+ * with no threads. Does not return, unless the machine can not even be switched off. */
 int sl_guest_main(void);
 
 /* --- guest_devices.c --- */
@@ -52,6 +56,8 @@ void sl_guest_wait(struct sl_guest *g, int timeout_ms);
 void sl_guest_devices_look(struct sl_guest *g, const struct sl_log *log);
 /* The device with the memory of that edge, or NULL: none yet. */
 struct sl_guest_device *sl_guest_edge(struct sl_guest *g, uint32_t edge_id);
+/* How long the loop may sleep: shorter where nobody can wake it. */
+int sl_guest_sleep_ms(struct sl_guest *g, const struct sl_instance *inst, int timeout_ms);
 /* Rings a peer's doorbell; true if the device took it. */
 bool sl_guest_ring(const struct sl_guest *g, uint16_t vm_id);
 

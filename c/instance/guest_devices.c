@@ -10,11 +10,11 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
-#include <sys/timerfd.h>
 #include <unistd.h>
 
 #include "abi/ivshmem.h"
 #include "base/atomic.h"
+#include "base/base.h"
 #include "base/log.h"
 #include "instance/guest.h"
 
@@ -26,8 +26,11 @@
 #define PCI "/sys/bus/pci/devices"
 
 enum {
-	TIMER_NS = 5000000,   /* without the driver: how often we look whether somebody rang */
 	PAGE_LEN = 4096,
+	/* without the driver, as nobody can wake us; each wake-up under TCG is about 0.4 ms of a core */
+	SLEEP_BUSY_MS = 2,
+	SLEEP_IDLE_MS = 40,
+	BUSY_NS = 500000000,   /* since the last work */
 };
 
 static int uevents_open(void)
@@ -118,10 +121,10 @@ static int pci_open(const char *name, const char *file)
 	return open(path, O_RDWR | O_CLOEXEC);
 }
 
-/* As node_take, for a PCI device without its driver. resource2 is mapped uncached: slow, but ordered like memory, which resource2_wc is not. */
+/* As node_take, for a PCI device without its driver. resource2 is mapped uncached: slow, but ordered like memory, which
+ * resource2_wc is not. */
 static int resource_take(struct sl_guest *g, const char *name)
 {
-	struct itimerspec every = {.it_interval.tv_nsec = TIMER_NS, .it_value.tv_nsec = TIMER_NS};
 	void *regs;
 	int fd;
 
@@ -133,10 +136,6 @@ static int resource_take(struct sl_guest *g, const char *name)
 	regs = mmap(NULL, PAGE_LEN, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	close(fd);
 	if (regs == MAP_FAILED)
-		return -errno;
-	close(g->bell);
-	g->bell = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
-	if (g->bell < 0 || timerfd_settime(g->bell, 0, &every, NULL))
 		return -errno;
 	g->regs = regs;
 	g->vm_id = (uint16_t)sl_peek_u32(&g->regs[SL_IVSHMEM_REG_POSITION / 4]);
@@ -221,6 +220,17 @@ struct sl_guest_device *sl_guest_edge(struct sl_guest *g, uint32_t edge_id)
 		if (g->devices[i].edge_id == edge_id)
 			return &g->devices[i];
 	return NULL;
+}
+
+int sl_guest_sleep_ms(struct sl_guest *g, const struct sl_instance *inst, int timeout_ms)
+{
+	if (g->driver)
+		return timeout_ms;
+	if (inst->active_flows || inst->requests != g->requests) {
+		g->requests = inst->requests;
+		g->busy_until_ns = inst->now_ns + BUSY_NS;
+	}
+	return sl_min(timeout_ms, inst->now_ns < g->busy_until_ns ? (int)SLEEP_BUSY_MS : (int)SLEEP_IDLE_MS);
 }
 
 bool sl_guest_ring(const struct sl_guest *g, uint16_t vm_id)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The instance behind struct sl_instance: what main, loop, control and sandbox share. Layers see instance/layer.h only. */
+/* The instance behind struct sl_instance: what main, loop, control and sandbox share. Layers see instance/layer.h
+ * only. */
 #ifndef SL_INSTANCE_H
 #define SL_INSTANCE_H
 
@@ -12,6 +13,8 @@
 
 enum { SL_EVENTS_MAX = 128 };
 
+struct sl_guest;
+
 struct sl_runner {
 	struct sl_instance inst;
 	struct sl_log log;
@@ -23,6 +26,7 @@ struct sl_runner {
 	struct sl_vm_status *status;
 	struct sl_trace *trace;
 	const uint8_t *conf;
+	struct sl_guest *guest;               /* NULL: a process, with eventfds as doorbells */
 	struct sl_doorbells doorbells;
 	struct sl_watch doorbell_watch, server_watch;
 	struct sl_edge *edges[SL_EDGES_MAX];  /* by seat in the assignment */
@@ -50,8 +54,12 @@ static inline struct sl_runner *sl_runner_of(struct sl_instance *inst)
 }
 
 /* control.c */
-/* Maps and checks the control region, copies the assignment, finds the layer. 0 or -errno. */
+/* Maps control_fd and checks the control region's header. 0 or -errno. */
 int sl_control_attach(struct sl_runner *r);
+/* Copies the assignment and finds the layer. 0, -EAGAIN: there is none yet, or -errno. */
+int sl_assignment_take(struct sl_runner *r);
+/* Attaches the edge of that id, whose memory is fd, to its seat in the assignment. fd may be closed afterwards. */
+int sl_edge_take(struct sl_runner *r, uint32_t edge_id, int fd);
 /* Attaches all edges of the assignment; their memfds come over edges_fd, in any order. */
 int sl_edges_attach(struct sl_runner *r, int edges_fd, int timeout_ms);
 /* Carries out what the manager wrote: commands and route pages. */
@@ -73,10 +81,13 @@ struct sl_sandbox {
 	unsigned uid, gid;
 	int pid_fd;          /* the pid of the process that goes on is written here */
 };
-/* Own user, network, mount, pid, ipc, uts namespaces as an unprivileged user. Returns in the process that goes on (pid 1 of its
- * namespace): 0 or -errno. */
+/* Own user, network, mount, pid, ipc, uts namespaces as an unprivileged user. Returns in the process that goes on (pid
+ * 1 of its namespace): 0 or -errno. */
 int sl_sandbox_enter(const struct sl_sandbox *s);
-/* Empty read-only root, limits, no capability, allow-list of system calls. Nothing can be opened any more. 0 or -errno. */
+/* Empty read-only root, limits, no capability, allow-list of system calls. Nothing can be opened any more. 0 or
+ * -errno. */
 int sl_sandbox_close(const int *extra_syscalls);
+/* The same for a guest, whose root is the initramfs. */
+int sl_sandbox_close_guest(const int *extra_syscalls);
 
 #endif

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A layer: one protocol's code, as one struct of functions. The instance runs exactly one.
  *
- * Life: init (still privileged, in the host's namespaces: read configuration and keys, open folders) -> own namespaces ->
- * setup (capabilities inside these: network addresses, listening sockets) -> the sandbox closes -> start (edges attached; watch
- * descriptors) -> callbacks of flows, watches and timers -> drain -> stop.
+ * Life: init (still privileged, in the host's namespaces: read configuration and keys, open folders) -> own namespaces
+ * -> setup (capabilities inside these: network addresses, listening sockets) -> the sandbox closes -> start (edges
+ * attached; watch descriptors) -> callbacks of flows, watches and timers -> drain -> stop.
  * Everything runs in one thread; nothing may block. A layer keeps its state behind inst->layer_state. */
 #ifndef SL_LAYER_H
 #define SL_LAYER_H
@@ -69,8 +69,8 @@ struct sl_instance *sl_flow_instance(const struct sl_flow *f);
 /* The edge on which flows of this service go on, NULL if this layer is its last or the service is unknown. */
 struct sl_edge *sl_instance_next_edge(struct sl_instance *inst, unsigned service);
 
-/* The n-th configuration item of that type (0 first): pointer into the control region and its length, or NULL. Valid during init only.
- * The bytes are the manager's, so trusted. */
+/* The n-th configuration item of that type (0 first): pointer into the control region and its length, or NULL. Valid
+ * during init only. The bytes are the manager's, so trusted. */
 const void *sl_instance_conf(struct sl_instance *inst, enum sl_conf_type type, unsigned n, uint32_t *len);
 
 /* Wipes a secret item after use. */
@@ -87,7 +87,8 @@ void sl_watch_del(struct sl_instance *inst, struct sl_watch *w);
 /* Writes a trace event if the flow is traced. parent: request_id of the connection that a request belongs to, or 0. */
 void sl_trace_flow(const struct sl_flow *f, enum sl_trace_point point, uint64_t parent);
 
-/* Counts one answer that began at since_ns (sl_now_ns) and is complete now. What an answer is: see struct sl_vm_status. */
+/* Counts one answer that began at since_ns (sl_now_ns) and is complete now. What an answer is: see struct
+ * sl_vm_status. */
 static inline void sl_latency_add(struct sl_instance *inst, uint64_t since_ns)
 {
 	uint64_t us = (sl_now_ns() - since_ns) / 1000;

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include "base/atomic.h"
+#include "instance/guest.h"
 #include "instance/instance.h"
 
 int sl_watch_add(struct sl_instance *inst, struct sl_watch *w)
@@ -106,6 +107,8 @@ static int sleep_turn(struct sl_runner *r)
 
 	if (timeout_ms > SL_WHEEL_MS)
 		timeout_ms = r->inst.active_flows ? SL_WHEEL_MS : timeout_ms;
+	if (r->guest)
+		timeout_ms = sl_guest_sleep_ms(r->guest, &r->inst, timeout_ms);
 	edges_sleep_set(r, true);
 	if (edges_pending(r))   /* came between our last look and the announcement: nobody will ring for it */
 		timeout_ms = 0;
@@ -133,7 +136,7 @@ static int start(struct sl_runner *r)
 	r->doorbell_watch = (struct sl_watch){r->doorbells.own, EPOLLIN | EPOLLET, doorbell_ready};
 	r->server_watch = (struct sl_watch){r->doorbells.sock, EPOLLIN, server_ready};
 	err = sl_watch_add(&r->inst, &r->doorbell_watch);
-	if (!err)
+	if (!err && r->doorbells.sock >= 0)
 		err = sl_watch_add(&r->inst, &r->server_watch);
 	if (err)
 		return sl_instance_fail(&r->inst, -err, "epoll: %s", strerror(-err));
@@ -153,6 +156,7 @@ int sl_loop_run(struct sl_runner *r)
 	err = start(r);
 	if (err)
 		return err;
+	sl_control_poll(r);   /* what was rung for before we listened */
 	while (!r->stopping) {
 		uint32_t work = edges_poll(r);
 

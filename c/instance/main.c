@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "instance/guest.h"
 #include "instance/instance.h"
 
 enum { START_TIMEOUT_MS = 10000 };
@@ -55,8 +56,9 @@ static int prepare(struct sl_runner *r, const struct args *a)
 	if (err)
 		return sl_instance_fail(&r->inst, -err, "ivshmem server: %s", strerror(-err));
 	err = sl_control_attach(r);
+	err = err ? err : sl_assignment_take(r);
 	if (err)
-		return err;
+		return err == -EAGAIN ? sl_instance_fail(&r->inst, EAGAIN, "control region: no assignment") : err;
 	snprintf(r->log.who, sizeof(r->log.who), "\"vm_id\":%u,\"layer\":\"%s\"", r->inst.vm_id, r->inst.layer->name);
 	return r->inst.layer->init ? r->inst.layer->init(&r->inst) : 0;
 }
@@ -100,6 +102,8 @@ int main(int argc, char **argv)
 	struct sl_runner *r;
 	int err = args_parse(argc, argv, &a);
 
+	if (err < 0 && a.ivshmem_fd < 0 && getpid() == 1)   /* the kernel of a guest has started us */
+		return sl_guest_main();
 	if (err) {
 		fputs(usage, err > 0 ? stdout : stderr);
 		return err > 0 ? 0 : 2;

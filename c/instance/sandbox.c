@@ -170,13 +170,36 @@ static int syscalls_close(const int *extra)
 	return err;
 }
 
-int sl_sandbox_close(const int *extra_syscalls)
+/* A guest's first root can not be left by pivot_root(2); it is covered instead. */
+static int root_cover(void)
 {
-	int err = root_empty();
+	if (mount("none", "/mnt", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=4k") || chdir("/mnt") ||
+	    mount(NULL, ".", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) ||
+	    mount(".", "/", NULL, MS_MOVE, NULL) || chroot(".") || chdir("/"))
+		return -errno;
+	return 0;
+}
 
-	err = err ? err : limits_set();
+static int rights_close(const int *extra_syscalls)
+{
+	int err = limits_set();
+
 	err = err ? err : caps_drop();
 	if (!err && (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_DUMPABLE, 0)))
 		err = -errno;
 	return err ? err : syscalls_close(extra_syscalls);
+}
+
+int sl_sandbox_close(const int *extra_syscalls)
+{
+	int err = root_empty();
+
+	return err ? err : rights_close(extra_syscalls);
+}
+
+int sl_sandbox_close_guest(const int *extra_syscalls)
+{
+	int err = root_cover();
+
+	return err ? err : rights_close(extra_syscalls);
 }

@@ -25,16 +25,8 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-class RefusedError(ApiError):
-    """The manager's answer was an error; its message, hint and exit code are the manager's."""
-
-    def __init__(self, message: str, hint: str, code: int) -> None:
-        super().__init__(message, hint=hint)
-        self.code = code
-
-
 def call(run_dir: Path, method: str, path: str, body: object | None = None) -> dict[str, Any]:
-    """One request. Raises NotRunning if there is no manager, RefusedError if it says no, ApiError if it breaks off."""
+    """One request. Raises NotRunning if there is no manager, ApiError if it says no or breaks off."""
     connection = _UnixConnection(run_dir / "api.sock")
     try:
         connection.request(method, path, None if body is None else json.dumps(body),
@@ -50,5 +42,5 @@ def call(run_dir: Path, method: str, path: str, body: object | None = None) -> d
     finally:
         connection.close()
     if response.status != http.client.OK:
-        raise RefusedError(value["error"], value.get("hint", ""), value.get("exit_code", 1))
+        raise ApiError(value["error"], hint=value.get("hint", ""), exit_code=value.get("exit_code", 1))
     return dict(value)

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.cli import preflight
-from pipeline.cli.client import RefusedError, call
+from pipeline.cli.client import call
 from pipeline.cli.options import RUN_DIR, Json, RunDir, print_json
 from pipeline.errors import ApiError, HolderError, NotRunning, SwarmlineError
 from pipeline.host import holder_client, hugepages, keys, processes
@@ -76,7 +76,7 @@ def _wait_until_up(run_dir: Path, say: Callable[[str], None]) -> None:
         while time.monotonic() < deadline:
             state = holder.hello().manager.state    # asked first: what it gave up with is there before it ends
             if (failure := holder.blob_get(keys.MANAGER_ERROR)) is not None:
-                raise RefusedError(failure["error"], failure["hint"], failure["exit_code"])
+                raise ApiError(failure["error"], hint=failure["hint"], exit_code=failure["exit_code"])
             if state not in ("running", "waiting"):
                 raise ApiError("the manager ended", hint=f"its log is {run_dir}/log/manager.log")
             try:

@@ -7,14 +7,13 @@ import sys
 
 import typer
 
-from pipeline.cli import doctor, life, operate, show
-from pipeline.cli.client import RefusedError
+from pipeline.cli import doctor, images, life, operate, show
 from pipeline.errors import SwarmlineError
 
 cli = typer.Typer(
     name="swarmline", no_args_is_help=True, add_completion=False, rich_markup_mode=None,
     help="Runs a server's protocol stack as a swarm of VMs, one protocol layer per VM.")
-for group in (life, show, operate, doctor):
+for group in (life, show, operate, images, doctor):
     group.register(cli)
 
 
@@ -24,6 +23,6 @@ def app() -> None:
         cli()
     except SwarmlineError as error:
         print(f"swarmline: {error.explain()}", file=sys.stderr)
-        sys.exit(error.code if isinstance(error, RefusedError) else error.exit_code)
+        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)

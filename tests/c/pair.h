@@ -19,7 +19,8 @@ struct pair {
 	struct sl_route_page to_back, to_front;
 };
 
-/* Makes a region of one front and one back peer (4 KiB pages), attaches both. geometry may be NULL. Aborts on failure. */
+/* Makes a region of one front and one back peer (4 KiB pages), attaches both. geometry may be NULL. Aborts on
+ * failure. */
 void pair_open(struct pair *p, const struct sl_region *geometry, const struct sl_flow_ops *front, const struct sl_flow_ops *back);
 void pair_close(struct pair *p);
 /* One turn of both loops. Returns the work done. */

@@ -113,10 +113,13 @@ def test_up_again_after_everything_was_killed(swarm: Swarm) -> None:
 
 @pytest.fixture
 def foreground(swarm: Swarm) -> Iterator[subprocess.Popen[str]]:
-    """`swarmline up` without --detach."""
+    """`swarmline up` without --detach, as at a terminal: a test session in the background ignores SIGINT, and its
+    children would too.
+    """
     argv = swarm.argv("up", str(swarm.config))
     with subprocess.Popen(
-        argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler)
     ) as up:
         yield up
         up.kill()

@@ -189,8 +189,8 @@ static int http_init(struct sl_instance *inst)
 	return 0;
 }
 
-/* Each connection ends with its next answer; one that stays idle ends a little later, because closing it at once could cross with a
- * request that is on its way. */
+/* Each connection ends with its next answer; one that stays idle ends a little later, because closing it at once could
+ * cross with a request that is on its way. */
 static void http_drain(struct sl_instance *inst)
 {
 	struct http_layer *h = inst->layer_state;

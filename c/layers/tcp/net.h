@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The network of a tcp instance: one interface eth0 in a network namespace (or guest) of its own, which holds the virtual IPs. */
+/* The network of a tcp instance: one interface eth0 in a network namespace (or guest) of its own, which holds the
+ * virtual IPs. */
 #ifndef SL_TCP_NET_H
 #define SL_TCP_NET_H
 
@@ -7,7 +8,8 @@
 
 struct sl_net;
 
-/* Waits until eth0 is there (the manager, or the hypervisor, plugs it in), then brings it and lo up. 0, -ETIMEDOUT, -errno. */
+/* Waits until eth0 is there (the manager, or the hypervisor, plugs it in), then brings it and lo up. 0, -ETIMEDOUT,
+ * -errno. */
 int sl_net_open(int timeout_ms, struct sl_net **ret);
 void sl_net_close(struct sl_net *n);
 /* Adds a virtual IP (IPv4-mapped or IPv6, host prefix), ready for use at once. */

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The tcp layer: kernel TCP on one side, the edge on the other, one copy between them.
  *
- * A connection is a socket and a flow. Bytes that came are received straight into a slot of the arena; bytes that go are sent straight from the
- * next layer's slot. No room on the edge stops the reading, and so closes TCP's window; no room in the socket leaves the bytes
- * with the flow library, and so closes the flow's window. */
+ * A connection is a socket and a flow. Bytes that came are received straight into a slot of the arena; bytes that go
+ * are sent straight from the next layer's slot. No room on the edge stops the reading, and so closes TCP's window; no
+ * room in the socket leaves the bytes with the flow library, and so closes the flow's window. */
 #include <arpa/inet.h>
 #include <netinet/tcp.h>
 #include <seccomp.h>
@@ -372,7 +372,8 @@ static const struct sl_flow_ops tcp_back = {
 	.data = flow_data, .fin = flow_fin, .writable = flow_writable, .over = flow_over,
 };
 
-/* Draining needs nothing here: the classifier sends no new SYN, and what is still in the backlog is accepted and served. */
+/* Draining needs nothing here: the classifier sends no new SYN, and what is still in the backlog is accepted and
+ * served. */
 const struct sl_layer sl_layer_tcp = {
 	.name = "tcp", .id = SL_LAYER_TCP, .back = &tcp_back, .init = tcp_init, .setup = tcp_setup, .start = tcp_start,
 	.syscalls = tcp_syscalls,

@@ -27,7 +27,7 @@ SOURCES := $(shell find c ebpf pipeline -name __pycache__ -prune -o -print) \
 logged = mkdir -p $(BUILD) && { $(2) >$(BUILD)/$(1).log 2>&1 || { \
 	cat $(BUILD)/$(1).log; echo "make: $(1) failed (the log above is $(BUILD)/$(1).log)"; false; }; }
 
-.PHONY: help deps deps-vm deps-bench venv build install test demo bench bench-disruption verify lint clean
+.PHONY: help deps deps-test deps-bench venv build install test demo bench bench-disruption verify lint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,8 +35,8 @@ help: ## this list
 deps: ## install missing Debian packages (build, run, test)
 	@packages/install build run test
 
-deps-vm:
-	@packages/install build run test vm
+deps-test:
+	@packages/install build run test vm verify
 
 deps-bench:
 	@packages/install build run test bench
@@ -66,10 +66,13 @@ $(BUILD)/.installed: $(BUILD)/.built
 	@$(call logged,install,$(VENV)/bin/python -m pip install -q --no-deps --force-reinstall $(BUILD)/wheel/*.whl)
 	@touch $@
 
-test: deps-vm install ## run every test that this machine can run (TESTS=path or pytest options)
+test: deps-test install ## run every test that this machine can run (TESTS=path or pytest options)
 	@echo "  TEST    C unit tests"
 	@c=0; $(call logged,ctest,$(VENV)/bin/meson test -C $(BUILD)/meson --print-errorlogs) || c=1; \
 	sed -En 's/^(No tests defined|(Ok|Fail|Skipped|Timeout): +[0-9]+).*/          \1/p' $(BUILD)/ctest.log; \
+	$(MAKE) sanitized || c=1; \
+	echo "  TEST    proofs of the edge, short forms"; \
+	tests/verify --ci --out $(abspath $(BUILD))/verify || c=1; \
 	echo "  TEST    pytest"; \
 	$(VENV)/bin/pytest -rs -o cache_dir=$(abspath $(BUILD))/pytest $(TESTS) </dev/null && exit $$c
 
@@ -82,15 +85,19 @@ bench: deps-bench install ## compare with peers (ONLY=prefix selects)
 bench-disruption: deps-bench install ## disturb a swarm, nginx and HAProxy under load (tools/bench-disruption --help)
 	@$(VENV)/bin/python tools/bench-disruption --out $(BUILD)/disruption.json
 
-verify: install ## the long proofs: unit tests under sanitizers, fuzzers, models
-	@echo "  VERIFY  C unit tests with address and undefined behaviour sanitizers"
+.PHONY: sanitized
+sanitized: $(BUILD)/.installed
+	@echo "  TEST    C unit tests with address and undefined behaviour sanitizers"
 	@if [ ! -f $(BUILD)/sanitized/build.ninja ]; then $(call logged,sanitized-setup,$(VENV)/bin/meson setup \
 		-Dsanitize=address$(comma)undefined -Dbuildtype=debugoptimized $(BUILD)/sanitized); fi
 	@$(call logged,sanitized,$(VENV)/bin/meson test -C $(BUILD)/sanitized --print-errorlogs --timeout-multiplier 5)
+
+verify: deps-test install sanitized ## the long proofs: models, stress, fuzzers, and tests with ever new examples
 	@echo "  VERIFY  property tests, with new examples"
 	@$(call logged,explore,HYPOTHESIS_PROFILE=explore $(VENV)/bin/pytest -q --timeout=900 \
 		-o cache_dir=$(abspath $(BUILD))/pytest tests/unit)
-	@if [ -x tests/fuzz/run ]; then tests/fuzz/run; fi
+	@echo "  VERIFY  proofs of the edge"
+	@tests/verify --out $(abspath $(BUILD))/verify
 
 lint: venv ## ruff, mypy --strict, clang-format if there is one
 	@mkdir -p $(BUILD); bad=0; \

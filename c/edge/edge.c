@@ -344,15 +344,12 @@ void sl_edge_routes_set(struct sl_edge *e, const struct sl_route_page *page, int
 
 void sl_edge_doorbell_set(struct sl_edge *e, uint16_t vm_id, int fd)
 {
-	uint64_t one = 1;
-
 	for (unsigned i = 0; i < e->nb_up; i++) {
 		if (e->up[i]->vm_id != vm_id)
 			continue;
 		e->up[i]->doorbell = fd;
-		/* it may have slept through what was published before; a full counter (EAGAIN) means that it is rung
-		 * anyway */
-		if (fd >= 0 && write(fd, &one, sizeof(one)) == sizeof(one))
+		/* it may have slept through what was published before */
+		if (fd >= 0 && sl_link_ring(e->up[i]))
 			e->ops->count(e, SL_CNT_DOORBELLS);
 	}
 }

@@ -192,6 +192,9 @@ int sl_buf_alloc(struct sl_edge *e, uint32_t len, struct sl_buf *buf);
 /* The peer broke the contract: count it under why, shut it out, end its flows. */
 void sl_link_quarantine(struct sl_link *l, enum sl_counter why);
 
+/* Rings the link's peer, whether it sleeps or not. True if it was rung now. */
+bool sl_link_ring(const struct sl_link *l);
+
 /* flow.c, called by edge.c and ring.c */
 int sl_flows_init(struct sl_edge *e);
 void sl_flows_free(struct sl_edge *e);

@@ -153,7 +153,7 @@ static uint32_t link_publish(struct sl_link *l)
 	return news;
 }
 
-static bool link_ring(const struct sl_link *l)
+bool sl_link_ring(const struct sl_link *l)
 {
 	uint64_t one = 1;
 
@@ -181,7 +181,7 @@ uint32_t sl_signal_vm(struct sl_edge *e)
 			next_lines_claim(l);
 		if (!(news[i] & sl_peek_u32(&l->peer->sleeping)) || l->doorbell < 0)
 			continue;
-		if (link_ring(l))
+		if (sl_link_ring(l))
 			rung++;
 		SL_FAULT("signal: doorbell rung");
 		e->ops->count(e, SL_CNT_DOORBELLS);

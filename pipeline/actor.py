@@ -38,7 +38,7 @@ from pipeline.policy import plan
 from pipeline.policy.config import Config
 from pipeline.policy.model import Driver as DriverName
 from pipeline.policy.model import Edge, Instance, IPAddress, LayerId, RoutingTable, Service, Slot, Swarm, VmState
-from pipeline.policy.routing import maglev_table
+from pipeline.policy.routing import maglev_table, next_table
 
 FAREWELL = 0.05          # seconds for the last frames of a tcp instance
 STOP_TIMEOUT = 1.0       # seconds for an instance to end by itself once told so
@@ -330,12 +330,17 @@ class Actor:
                 yield member
 
     def _set_table(self, service: int, entries: Sequence[tuple[int, int]]) -> None:
-        """A Maglev table takes some 30 ms to fill: only when it is another."""
+        """Another table, made from the one that counts now (a former manager's, perhaps), so that as few new flows as
+        possible get another instance.
+        """
         key = tuple(sorted(entries))
-        if self._tables.get(service) != key:
-            assert self.classifier
-            self.classifier.set_table(service, maglev_table(key, MAGLEV_SIZE))
-            self._tables[service] = key
+        if self._tables.get(service) == key:
+            return
+        assert self.classifier
+        old = self.classifier.table(service)
+        known = old is not None and any(old)
+        self.classifier.set_table(service, next_table(old, key) if old and known else maglev_table(key, MAGLEV_SIZE))
+        self._tables[service] = key
 
     def _write_routes(self, member: Member, table: RoutingTable) -> None:
         for index, seat in enumerate(member.seats):

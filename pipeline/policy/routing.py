@@ -76,7 +76,7 @@ def maglev_table(entries: Sequence[tuple[int, int]], size: int) -> array[int]:
     """Weighted Maglev: ``size`` slots, each the VMID of one of ``entries`` (vm_id, weight); a flow's
     hash selects its slot. All slots are 0 (nobody) if there are no entries.
 
-    Deterministic, whatever the order of the entries. An instance's share of the slots is its share of the
+    Deterministic, whatever the order of the entries; for the first table, later ones come from ``next_table``. An instance's share of the slots is its share of the
     weights, and when one joins or leaves hardly any slot changes between two others. ``size`` is prime, so
     that every step width visits every slot; 65537 slots for 8 instances take about 30 ms.
 
@@ -101,6 +101,41 @@ def maglev_table(entries: Sequence[tuple[int, int]], size: int) -> array[int]:
         table[slot] = ordered[i][0]
         heapreplace(turns, (time + interval[i], i))
     return table
+
+
+def next_table(old: Sequence[int], entries: Sequence[tuple[int, int]]) -> array[int]:
+    """The table for these entries that changes as few slots of the old one as there can be: nobody's slot goes to
+    another who was there before, except what a smaller share must give up. When one of n equals joins or leaves, one
+    slot in n changes.
+
+    What is given up, and who gets what is free, follows the slots' order, so it depends on nothing but the two tables.
+    """
+    _check(entries, len(old))
+    wanted = _slot_counts(sorted(entries), len(old))
+    table = array("H", old)
+    for slot, vm_id in enumerate(table):
+        if wanted.get(vm_id, 0) > 0:
+            wanted[vm_id] -= 1
+        else:
+            table[slot] = 0
+    lacking = [(vm_id, count) for vm_id, count in wanted.items() if count]
+    free = (slot for slot, vm_id in enumerate(table) if not vm_id)
+    # one each in turn, so that what is free does not go to one of them in a block
+    while lacking:
+        for (vm_id, _), slot in zip(lacking, free, strict=False):      # this order: zip takes no slot too many
+            table[slot] = vm_id
+        lacking = [(vm_id, count - 1) for vm_id, count in lacking if count > 1]
+    return table
+
+
+def _slot_counts(entries: Sequence[tuple[int, int]], size: int) -> dict[int, int]:
+    """How many slots each gets: its share, rounded so that all slots are given (largest remainder)."""
+    total = sum(share for _, share in entries)
+    counts = {vm_id: size * share // total for vm_id, share in entries}
+    by_remainder = sorted(entries, key=lambda entry: (-(size * entry[1] % total), entry[0]))
+    for vm_id, _ in by_remainder[: size - sum(counts.values())] if entries else ():
+        counts[vm_id] += 1
+    return counts
 
 
 def _walk(vm_id: int, size: int) -> Iterable[int]:

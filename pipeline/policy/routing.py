@@ -76,13 +76,13 @@ def maglev_table(entries: Sequence[tuple[int, int]], size: int) -> array[int]:
     """Weighted Maglev: ``size`` slots, each the VMID of one of ``entries`` (vm_id, weight); a flow's
     hash selects its slot. All slots are 0 (nobody) if there are no entries.
 
-    Deterministic, whatever the order of the entries; for the first table, later ones come from ``next_table``. An instance's share of the slots is its share of the
-    weights, and when one joins or leaves hardly any slot changes between two others. ``size`` is prime, so
-    that every step width visits every slot; 65537 slots for 8 instances take about 30 ms.
+    Deterministic, whatever the order of the entries; for the first table, later ones come from ``next_table``. An
+    instance's share of the slots is its share of the weights. ``size`` is prime, so that every step width visits every
+    slot; 65521 slots for 8 instances take about 30 ms.
 
-    Each instance walks all slots in an order of its own and takes the first free one whenever it has a turn;
-    turns come at intervals of 1 / weight. The walks are lazy iterators of C functions (range, ``%``, filter
-    on the bytes of free slots), since most of the steps find a slot taken.
+    Each instance walks all slots in an order of its own and takes the first free one whenever it has a turn; turns
+    come at intervals of 1 / weight. The walks are lazy iterators of C functions (range, ``%``, filter on the bytes of
+    free slots), since most of the steps find a slot taken.
     """
     _check(entries, size)
     table = array("H", bytes(2 * size))

@@ -68,7 +68,7 @@ def _kernel() -> Finding:
     if not Path("/sys/kernel/btf/vmlinux").exists():
         return Finding("kernel", "error", f"{release} has no BTF: CONFIG_DEBUG_INFO_BTF is needed")
     if number < (6, 6):
-        return Finding("kernel", "warning", f"{release}: MTU above 3,000 needs AF_XDP with fragments, from 6.6")
+        return Finding("kernel", "warning", f"{release}: MTU above 3,818 needs AF_XDP with fragments, from 6.6")
     return Finding("kernel", "ok", release)
 
 

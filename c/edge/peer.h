@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A peer on an edge for programs that are no layers: tests and tools. One level below flows: entries and their data, copied
- * in and out. Read by cffi too, so: declarations only.
+/* A peer on an edge for programs that are no layers: tests and tools. One level below flows: entries and their data,
+ * copied in and out. Read by cffi too, so: declarations only.
  *
  * Order of use: open, routes, then in turns send, signal, recv. One thread owns it. */
 #ifndef SL_EDGE_PEER_H
@@ -26,8 +26,8 @@ int sl_edge_peer_send(struct sl_edge_peer *p, __u16 vm_id, const struct sl_reque
 /* Publishes what was sent and completed, rings sleepers. Returns the number of doorbells rung. */
 __u32 sl_edge_peer_signal(struct sl_edge_peer *p);
 
-/* Takes the next entry, checked, with a private copy of its data (cap bytes at most, the rest is cut off), and completes it
- * with status. Returns 1 and *packet, 0: nothing there. */
+/* Takes the next entry, checked, with a private copy of its data (cap bytes at most, the rest is cut off), and
+ * completes it with status. Returns 1 and *packet, 0: nothing there. */
 int sl_edge_peer_recv(struct sl_edge_peer *p, __u16 status, struct sl_request_packet *packet, void *data, __u32 cap);
 
 /* Announces sleep: the next entries ring our doorbell. Returns 1 if something came meanwhile, then do not sleep. */

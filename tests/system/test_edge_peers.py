@@ -183,7 +183,8 @@ def hostile_write(region: Region, entry: bytes, prod: int) -> None:
     """From a process of its own, with nothing but the memory: the front's ring towards the back."""
     g = region.layout
     script = ("import mmap, sys; m = mmap.mmap(int(sys.argv[1]), int(sys.argv[2])); o = int(sys.argv[3]); "
-              "e = bytes.fromhex(sys.argv[4]); m[o + 128:o + 128 + len(e)] = e; m[o:o + 4] = bytes.fromhex(sys.argv[5])")
+              "e = bytes.fromhex(sys.argv[4]); m[o + 128:o + 128 + len(e)] = e; "
+              "m[o:o + 4] = bytes.fromhex(sys.argv[5])")
     numbers = (region.fd, g.region_len, g.rings_off)
     argv = [sys.executable, "-P", "-c", script, *map(str, numbers), entry.hex(), struct.pack("<I", prod).hex()]
     subprocess.run(argv, pass_fds=[region.fd], check=True)
@@ -200,7 +201,8 @@ def hostile_write(region: Region, entry: bytes, prod: int) -> None:
     (b"", 0x80000000, lib.SL_CNT_BAD_INDEX),
     (b"", 257, lib.SL_CNT_BAD_INDEX),
 ])
-def test_hostile_entry_is_counted_and_its_sender_shut_out(region: Region, entry: bytes, prod: int, counter: int) -> None:
+def test_hostile_entry_is_counted_and_its_sender_shut_out(
+        region: Region, entry: bytes, prod: int, counter: int) -> None:
     front = peer(region, Side.FRONT)
     with peer(region, Side.BACK) as own:
         assert own.receive() is None

@@ -43,6 +43,49 @@ void bench_line(struct rig *r)
 	rig_run(r, 2, line_side, NULL);
 }
 
+/* A round trip of the edge's layout and nothing else: each way an entry in one line and an index in another, and the
+ * full fence between publishing and looking whether the receiver sleeps. What is above it is ours to mend, what is in
+ * it is the layout's. */
+static void layout_side(struct rig *r, unsigned i, void *arg)
+{
+	__u64 *entry[2] = {(__u64 *)&r->shared->result[0].v, (__u64 *)&r->shared->result[1].v};
+	__u64 *index[2] = {(__u64 *)&r->shared->ball.v, (__u64 *)&r->shared->echo.v};
+	__u64 *stop = (__u64 *)&r->shared->stop.v;
+	uint64_t turn = 0, begin, end, best = UINT64_MAX;
+
+	(void)arg;
+	rig_meet(r, 2);
+	end = sl_now_ns() + (uint64_t)(r->seconds * 1e9);
+	while (i ? !sl_peek_u64(stop) : sl_now_ns() < end) {
+		begin = sl_now_ns();
+		for (unsigned nb = 0; nb < ROUNDS; nb++) {
+			turn++;
+			for (unsigned way = 0; way < 2; way++) {
+				if (way == i) {
+					sl_post_u64(entry[way], turn);
+					sl_publish_u64(index[way], turn);
+					sl_full_fence();
+					continue;
+				}
+				while (sl_observe_u64(index[way]) != turn)
+					if (i && sl_peek_u64(stop))
+						return;
+				if (sl_peek_u64(entry[way]) != turn)
+					rig_fail("order");
+			}
+		}
+		best = sl_min(best, sl_now_ns() - begin);
+	}
+	sl_post_u64(stop, 1);
+	printf("%.1f\n", (double)best / ROUNDS);
+	fflush(stdout);
+}
+
+void bench_layout(struct rig *r)
+{
+	rig_run(r, 2, layout_side, NULL);
+}
+
 /* Both sides of the bare stream keep only a count each, in lines of their own. */
 static void stream_side(struct rig *r, unsigned i, void *arg)
 {
@@ -75,7 +118,8 @@ static void stream_side(struct rig *r, unsigned i, void *arg)
 	}
 }
 
-/* Prints the bytes/s that one core writes and the other reads when nothing else is done: what the machine gives an edge. */
+/* Prints the bytes/s that one core writes and the other reads when nothing else is done: what the machine gives an
+ * edge. */
 void bench_copy(struct rig *r)
 {
 	uint8_t *blocks = mmap(NULL, ARENA, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);

@@ -25,6 +25,7 @@ static void rtt_run(struct rig *r, unsigned n) { (void)n; bench_rtt(r); }
 static void wakeup_run(struct rig *r, unsigned n) { (void)n; bench_wakeup(r); }
 static void eventfd_run(struct rig *r, unsigned n) { (void)n; bench_eventfd(r); }
 static void line_run(struct rig *r, unsigned n) { (void)n; bench_line(r); }
+static void layout_run(struct rig *r, unsigned n) { (void)n; bench_layout(r); }
 static void copy_run(struct rig *r, unsigned len) { r->len = len; bench_copy(r); }
 static void chain_run(struct rig *r, unsigned hops) { r->len = 64; bench_chain(r, hops); }
 
@@ -43,6 +44,7 @@ static const struct {
 	{"chain", chain_run, 8, "ns of CPU time for an entry through NUMBER hops"},
 	{"select", bench_select, SL_SIDE_MAX, "ns for select_best_vm with NUMBER receivers"},
 	{"line", line_run, 0, "ns to move one cache line from core to core"},
+	{"layout", layout_run, 0, "ns, round trip of two bare lines and a fence each way"},
 	{"copy", copy_run, SL_BIG_LEN, "bytes/s in blocks of NUMBER bytes that one core writes and the other reads, without an edge"},
 };
 

@@ -63,6 +63,7 @@ void bench_eventfd(struct rig *r);
 void bench_chain(struct rig *r, unsigned hops);
 void bench_select(struct rig *r, unsigned receivers);
 void bench_line(struct rig *r);
+void bench_layout(struct rig *r);
 void bench_copy(struct rig *r);
 
 #endif

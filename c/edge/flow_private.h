@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the files of flows share: flow_table.c (identity, pool, end), flow.c (sending, and waiting for room),
+ * flow_input.c (receiving, and losing a peer). The protocol is in abi/packet.h, the rules for layers in flow.h.
+ *
+ *   from          to             when
+ *   FLOW_OPEN     FLOW_DETACHED  both FINs have passed: the peer may reuse the flow_id, the layer may still have bytes to take
+ *   FLOW_OPEN     FLOW_OVER      RESET came or is sent, or the peer died
+ *   FLOW_DETACHED FLOW_OVER      the last bytes were taken and over() was called
+ *   never: anything out of FLOW_OVER
+ *
+ * A flow that is over is in no table and no list but e->dead, and is freed at the end of the turn; only while it owes a
+ * RESET (the ring had no room) it stays in link->waiting. */
+#ifndef SL_FLOW_PRIVATE_H
+#define SL_FLOW_PRIVATE_H
+
+#include "edge/edge.h"
+
+enum {
+	FLOWS_MAX = 65536,                    /* flows that one front peer may have open on an edge */
+	CREDIT_STEP = SL_FLOW_WINDOW / 4,     /* bytes taken before a WINDOW is worth an entry */
+	ROOM_FOR_CONTROL = 8,                 /* entries of a ring that DATA and OPEN leave to WINDOW, FIN and RESET */
+};
+enum { FLOW_OPEN = 1, FLOW_DETACHED = 2, FLOW_OVER = 3 };
+enum { OWE_FIN = 1, OWE_WINDOW = 2, OWE_RESET = 4, OWE_DRAIN = 8 };
+
+/* flow_table.c */
+struct sl_flow *sl_flow_new(struct sl_link *l, uint64_t request_id);   /* NULL: no memory */
+uint32_t sl_flow_index_take(struct sl_edge *e, struct sl_flow *f);     /* front side: the flow_id of a new flow */
+bool sl_flow_index_room(struct sl_link *l, uint32_t i);                /* back side: by_index reaches i */
+struct sl_flow *sl_flow_find(const struct sl_link *l, uint32_t flow_id);
+void sl_flow_id_release(struct sl_flow *f);   /* the flow_id may be used again by the front peer from now on */
+void sl_flow_bury(struct sl_flow *f);         /* out of everything: freed at the end of the turn */
+
+/* flow.c */
+void sl_flow_owe(struct sl_flow *f, uint8_t what);   /* sends a control entry, now or when there is room */
+
+/* flow_input.c */
+/* Both directions may be closed: then the flow_id is free for the next flow, and over() comes at the end of the turn,
+ * never from within a call that the layer itself makes. */
+void sl_flow_over_if_both_fins(struct sl_flow *f);
+
+#endif

@@ -71,7 +71,7 @@ test: deps-test install ## run every test that this machine can run (TESTS=path 
 	@c=0; $(call logged,ctest,$(VENV)/bin/meson test -C $(BUILD)/meson --print-errorlogs) || c=1; \
 	sed -En 's/^(No tests defined|(Ok|Fail|Skipped|Timeout): +[0-9]+).*/          \1/p' $(BUILD)/ctest.log; \
 	$(MAKE) sanitized || c=1; \
-	echo "  TEST    proofs of the edge, short forms"; \
+	echo "  TEST    proofs of edge and vhost, short forms"; \
 	tests/verify --ci --out $(abspath $(BUILD))/verify || c=1; \
 	echo "  TEST    pytest"; \
 	$(VENV)/bin/pytest -rs -o cache_dir=$(abspath $(BUILD))/pytest $(TESTS) </dev/null && exit $$c
@@ -96,7 +96,7 @@ verify: deps-test install sanitized ## the long proofs: models, stress, fuzzers,
 	@echo "  VERIFY  property tests, with new examples"
 	@$(call logged,explore,HYPOTHESIS_PROFILE=explore $(VENV)/bin/pytest -q --timeout=900 \
 		-o cache_dir=$(abspath $(BUILD))/pytest tests/unit)
-	@echo "  VERIFY  proofs of the edge"
+	@echo "  VERIFY  proofs of edge and vhost"
 	@tests/verify --out $(abspath $(BUILD))/verify
 
 lint: venv ## ruff, mypy --strict, clang-format if there is one

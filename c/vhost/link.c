@@ -1,0 +1,371 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "vhost/link.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/timerfd.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+enum {
+	EVENTS_PER_POLL = 16,
+	READS_PER_POLL = 32,              /* two for each message */
+	HEADER_LEN = sizeof(struct sl_vu_header),
+};
+
+enum event { EVENT_SOCK, EVENT_LISTEN, EVENT_TIMER, EVENT_WAKE, EVENT_KICK };   /* + number of the ring */
+
+static int watch(struct sl_vhost_link *l, int fd, uint64_t event)
+{
+	struct epoll_event ev = { .events = EPOLLIN, .data.u64 = event };
+
+	return epoll_ctl(l->epoll_fd, EPOLL_CTL_ADD, fd, &ev) ? -errno : 0;
+}
+
+static void unwatch(struct sl_vhost_link *l, int fd)
+{
+	epoll_ctl(l->epoll_fd, EPOLL_CTL_DEL, fd, NULL);
+}
+
+static void timer_set(struct sl_vhost_link *l, uint32_t ms)
+{
+	struct itimerspec t = { .it_value = { ms / 1000, (long)(ms % 1000) * 1000000 } };
+
+	timerfd_settime(l->timer_fd, 0, &t, NULL);
+}
+
+/* ---- up and down ------------------------------------------------------------------------------------------------- */
+
+static int address(const char *path, struct sockaddr_un *addr)
+{
+	*addr = (struct sockaddr_un){ .sun_family = AF_UNIX };
+	return snprintf(addr->sun_path, sizeof(addr->sun_path), "%s", path) >= (int)sizeof(addr->sun_path) ?
+	       -ENAMETOOLONG : 0;
+}
+
+/* Takes sock. */
+static void up(struct sl_vhost_link *l, int sock)
+{
+	if (watch(l, sock, EVENT_SOCK)) {
+		close(sock);
+		timer_set(l, SL_VHOST_RETRY_MS);
+		return;
+	}
+	l->sock = sock;
+	l->have = 0;
+	l->msg.nb_fd = 0;
+	l->up_ns = sl_now_ns();
+	l->state = SL_VHOST_UP;
+	l->dev.count[SL_VHOST_LINK_UP]++;
+}
+
+static void try_connect(struct sl_vhost_link *l)
+{
+	int sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	struct sockaddr_un addr;
+
+	address(l->path, &addr);
+	if (sock >= 0 && !connect(sock, (struct sockaddr *)&addr, sizeof(addr))) {
+		up(l, sock);
+		return;
+	}
+	if (sock >= 0)
+		close(sock);
+	timer_set(l, SL_VHOST_RETRY_MS);
+}
+
+static void try_accept(struct sl_vhost_link *l)
+{
+	int sock = accept4(l->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+
+	if (sock < 0)
+		return;
+	unwatch(l, l->listen_fd);   /* one peer; the next waits for its end */
+	up(l, sock);
+	if (l->state != SL_VHOST_UP)
+		watch(l, l->listen_fd, EVENT_LISTEN);
+}
+
+/* Not from within the loop that handles messages of this socket. */
+static void wait_for_peer(struct sl_vhost_link *l)
+{
+	l->state = SL_VHOST_WAITING;
+	if (!l->server)
+		try_connect(l);
+	else if (watch(l, l->listen_fd, EVENT_LISTEN))
+		timer_set(l, SL_VHOST_RETRY_MS);
+}
+
+static void down(struct sl_vhost_link *l, bool violated)
+{
+	uint32_t i;
+
+	unwatch(l, l->sock);
+	close(l->sock);
+	l->sock = -1;
+	for (i = 0; i < l->msg.nb_fd; i++)
+		close(l->msg.fds[i]);
+	l->msg.nb_fd = 0;
+	sl_vhost_reset(&l->dev);
+	if (sl_now_ns() - l->up_ns > SL_VHOST_GOOD_MS * 1000000ull)
+		l->penalty_ms = 0;
+	if (violated) {
+		l->dev.count[SL_VHOST_LINK_QUARANTINED]++;
+		l->penalty_ms = sl_min(sl_max(2 * l->penalty_ms, (uint32_t)SL_VHOST_PENALTY_MIN_MS),
+				       (uint32_t)SL_VHOST_PENALTY_MAX_MS);
+		l->state = SL_VHOST_QUARANTINE;
+		timer_set(l, l->penalty_ms);
+		return;
+	}
+	l->dev.count[SL_VHOST_LINK_LOST]++;
+	l->state = SL_VHOST_WAITING;
+	/* a client does not connect at once: a peer that only closes would keep us busy */
+	if (!l->server || watch(l, l->listen_fd, EVENT_LISTEN))
+		timer_set(l, SL_VHOST_RETRY_MS);
+}
+
+/* ---- messages ---------------------------------------------------------------------------------------------------- */
+
+/* Appends received descriptors to the message's; false: too many, they are closed. */
+static bool fds_take(struct sl_vu_msg *m, struct msghdr *msg)
+{
+	bool fits = !(msg->msg_flags & MSG_CTRUNC);
+	struct cmsghdr *cm;
+	uint32_t i, nb;
+	int fd;
+
+	for (cm = CMSG_FIRSTHDR(msg); cm; cm = CMSG_NXTHDR(msg, cm)) {
+		if (cm->cmsg_level != SOL_SOCKET || cm->cmsg_type != SCM_RIGHTS)
+			continue;
+		nb = (uint32_t)((cm->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+		for (i = 0; i < nb; i++) {
+			memcpy(&fd, CMSG_DATA(cm) + i * sizeof(int), sizeof(int));
+			if (m->nb_fd < SL_VU_FDS_MAX) {
+				m->fds[m->nb_fd++] = fd;
+			} else {
+				close(fd);
+				fits = false;
+			}
+		}
+	}
+	return fits;
+}
+
+/* Reads on where the last read stopped. >0: progress; 0: nothing more now; -EPIPE: closed; -EPROTO: violation. */
+static int message_read(struct sl_vhost_link *l)
+{
+	union {
+		struct cmsghdr align;
+		char room[CMSG_SPACE(SL_VU_FDS_MAX * sizeof(int))];
+	} cbuf;
+	bool in_header = l->have < HEADER_LEN;
+	struct iovec iov = {
+		in_header ? (uint8_t *)&l->msg.hdr + l->have : (uint8_t *)&l->msg.body + (l->have - HEADER_LEN),
+		in_header ? HEADER_LEN - l->have : HEADER_LEN + l->msg.hdr.size - l->have,
+	};
+	struct msghdr msg = {
+		.msg_iov = &iov, .msg_iovlen = 1, .msg_control = cbuf.room, .msg_controllen = sizeof(cbuf.room),
+	};
+	ssize_t len = recvmsg(l->sock, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+
+	if (len < 0)
+		return errno == EAGAIN || errno == EINTR ? 0 : -EPIPE;
+	if (!len)
+		return -EPIPE;
+	if (!fds_take(&l->msg, &msg)) {
+		l->dev.count[SL_VHOST_MSG_FDS]++;
+		return -EPROTO;
+	}
+	l->have += (uint32_t)len;
+	return 1;
+}
+
+static int answer_send(struct sl_vhost_link *l, const struct sl_vu_msg *a)
+{
+	uint8_t wire[HEADER_LEN + sizeof(a->body)];
+	size_t len = HEADER_LEN + a->hdr.size;
+
+	memcpy(wire, &a->hdr, HEADER_LEN);
+	memcpy(wire + HEADER_LEN, &a->body, a->hdr.size);
+	/* a peer that does not read its answers is as good as gone */
+	return send(l->sock, wire, len, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)len ? 0 : -EPIPE;
+}
+
+/* After progress: checks a complete header, runs a complete message. */
+static int message_step(struct sl_vhost_link *l)
+{
+	struct sl_vu_msg answer;
+	int wrong, n;
+
+	if (l->have == HEADER_LEN) {
+		memset(&l->msg.body, 0, sizeof(l->msg.body));
+		wrong = sl_vu_header_check(&l->msg.hdr);
+		if (wrong >= 0) {
+			l->dev.count[wrong]++;
+			return -EPROTO;
+		}
+	}
+	if (l->have < HEADER_LEN || l->have < HEADER_LEN + l->msg.hdr.size)
+		return 0;
+	l->have = 0;
+	n = sl_vhost_message(&l->dev, &l->msg, &answer);
+	if (answer.hdr.size && answer_send(l, &answer) && n >= 0)
+		n = -EPIPE;
+	return sl_min(n, 0);
+}
+
+static void sock_ready(struct sl_vhost_link *l)
+{
+	uint32_t i;
+	int n;
+
+	if (l->sock < 0)
+		return;
+	for (i = 0; i < READS_PER_POLL; i++) {
+		n = message_read(l);
+		if (!n)
+			return;
+		if (n > 0)
+			n = message_step(l);
+		if (n < 0) {
+			down(l, n == -EPROTO);
+			return;
+		}
+	}
+}
+
+/* ---- events ------------------------------------------------------------------------------------------------------ */
+
+static void timer_ready(struct sl_vhost_link *l)
+{
+	uint64_t n;
+
+	if (read(l->timer_fd, &n, sizeof(n)) > 0 && l->state != SL_VHOST_UP)
+		wait_for_peer(l);
+}
+
+void sl_vhost_link_poll(struct sl_vhost_link *l)
+{
+	struct epoll_event ev[EVENTS_PER_POLL];
+	int i, n = epoll_wait(l->epoll_fd, ev, EVENTS_PER_POLL, 0);
+
+	for (i = 0; i < n; i++)
+		switch (ev[i].data.u64) {
+		case EVENT_SOCK:
+			sock_ready(l);
+			break;
+		case EVENT_LISTEN:
+			if (l->state == SL_VHOST_WAITING)
+				try_accept(l);
+			break;
+		case EVENT_TIMER:
+			timer_ready(l);
+			break;
+		case EVENT_WAKE:
+			break;   /* the caller looks at the rings in any case */
+		default:
+			sl_vhost_kicked(&l->dev, (uint32_t)(ev[i].data.u64 - EVENT_KICK));
+		}
+}
+
+void sl_vhost_link_wake(struct sl_vhost_link *l, bool on)
+{
+	uint64_t n = 1;
+	ssize_t done;
+
+	if (on == l->awake)
+		return;
+	done = on ? write(l->wake_fd, &n, sizeof(n)) : read(l->wake_fd, &n, sizeof(n));
+	l->awake = done > 0 ? on : l->awake;
+}
+
+/* ---- life -------------------------------------------------------------------------------------------------------- */
+
+static int listen_open(struct sl_vhost_link *l)
+{
+	struct sockaddr_un addr;
+
+	address(l->path, &addr);
+	l->listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (l->listen_fd < 0)
+		return -errno;
+	unlink(l->path);
+	return bind(l->listen_fd, (struct sockaddr *)&addr, sizeof(addr)) || listen(l->listen_fd, 1) ? -errno : 0;
+}
+
+static int link_start(struct sl_vhost_link *l, const struct sl_vhost_link_conf *conf)
+{
+	struct sl_vhost_conf dev = {
+		.nb_pair = conf->nb_pair, .unsealed_ok = conf->unsealed_ok, .frame_max = conf->frame_max,
+		.kick_event = EVENT_KICK,
+	};
+	int err = 0;
+
+	l->epoll_fd = dev.epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+	sl_vhost_init(&l->dev, &dev);
+	l->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+	l->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (l->epoll_fd < 0 || l->timer_fd < 0 || l->wake_fd < 0)
+		return -errno;
+	if (conf->server && conf->listen_fd < 0)
+		err = listen_open(l);
+	if (!err)
+		err = watch(l, l->timer_fd, EVENT_TIMER);
+	if (!err)
+		err = watch(l, l->wake_fd, EVENT_WAKE);
+	if (err)
+		return err;
+	if (conf->server && conf->listen_fd >= 0)
+		l->listen_fd = conf->listen_fd;
+	wait_for_peer(l);
+	return 0;
+}
+
+int sl_vhost_link_open(const struct sl_vhost_link_conf *conf, struct sl_vhost_link **ret)
+{
+	struct sl_vhost_link *l;
+	int err;
+
+	if (!conf->nb_pair || conf->nb_pair > SL_VHOST_PAIRS_MAX || !conf->frame_max ||
+	    (!conf->path && !(conf->server && conf->listen_fd >= 0)))
+		return -EINVAL;
+	if (conf->path && strlen(conf->path) >= sizeof(l->path))
+		return -ENAMETOOLONG;
+	l = calloc(1, sizeof(*l));
+	if (!l)
+		return -ENOMEM;
+	l->sock = l->listen_fd = l->timer_fd = l->wake_fd = -1;
+	l->server = conf->server;
+	if (conf->path)
+		memcpy(l->path, conf->path, strlen(conf->path));
+	err = link_start(l, conf);
+	if (err) {
+		sl_vhost_link_close(l);
+		return err;
+	}
+	*ret = l;
+	return 0;
+}
+
+void sl_vhost_link_close(struct sl_vhost_link *l)
+{
+	uint32_t i;
+
+	sl_vhost_reset(&l->dev);
+	for (i = 0; i < l->msg.nb_fd; i++)
+		close(l->msg.fds[i]);
+	if (l->sock >= 0)
+		close(l->sock);
+	if (l->listen_fd >= 0)
+		close(l->listen_fd);
+	if (l->timer_fd >= 0)
+		close(l->timer_fd);
+	if (l->wake_fd >= 0)
+		close(l->wake_fd);
+	if (l->epoll_fd >= 0)
+		close(l->epoll_fd);
+	free(l);
+}

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A guest's memory as its front-end shares it. Guest physical (gpa) and front-end (uva) addresses are numbers until
+ * sl_vhost_gpa or sl_vhost_uva has turned a whole range into a host address (hva): inside one region, or refused.
+ *
+ * A file that may be cut short would end this process by SIGBUS. Such a file (no F_SEAL_SHRINK) is taken note of but
+ * not mapped: an address in it is as wrong as one outside of everything. */
+#ifndef SL_VHOST_MEMORY_H
+#define SL_VHOST_MEMORY_H
+
+#include "base/base.h"
+#include "vhost/message.h"
+
+enum { SL_VHOST_REGIONS = 32 };
+
+struct sl_vhost_region {
+	uint64_t gpa, uva, len;
+	uint8_t *hva;                     /* NULL: not mapped */
+	void *map;
+	uint64_t map_len;                 /* whole pages of the file's size around [hva, hva + len) */
+};
+
+struct sl_vhost_memory {
+	uint32_t nb;
+	struct sl_vhost_region region[SL_VHOST_REGIONS];
+};
+
+/* Maps a region of fd, which stays the caller's and is needed no more. unsealed_ok: map files that may shrink (only
+ * for peers that are trusted). r is valid (sl_vu_region_is_valid). -EEXIST: overlaps another in gpa or uva; -ENOSPC:
+ * too many; -EBADF: not a file that can be mapped; -ERANGE: beyond the file's end; or the kernel's. */
+int sl_vhost_memory_add(struct sl_vhost_memory *mem, const struct sl_vu_region *r, int fd, bool unsealed_ok);
+/* Moves the region with these gpa, uva and length to *ret (see sl_vhost_region_unmap). -ENOENT. */
+int sl_vhost_memory_remove(struct sl_vhost_memory *mem, const struct sl_vu_region *r, struct sl_vhost_region *ret);
+void sl_vhost_region_unmap(struct sl_vhost_region *region);
+/* Unmaps everything; no ring may use it any more. */
+void sl_vhost_memory_clear(struct sl_vhost_memory *mem);
+
+/* [addr, addr + len) as host memory, or NULL: not wholly inside one mapped region. len > 0. */
+static inline void *sl_vhost_gpa(const struct sl_vhost_memory *mem, uint64_t gpa, uint64_t len)
+{
+	uint32_t i;
+
+	for (i = 0; i < mem->nb; i++) {
+		const struct sl_vhost_region *r = &mem->region[i];
+		uint64_t off = gpa - r->gpa;
+
+		if (off < r->len)
+			return len <= r->len - off && r->hva ? r->hva + off : NULL;
+	}
+	return NULL;
+}
+
+void *sl_vhost_uva(const struct sl_vhost_memory *mem, uint64_t uva, uint64_t len);
+
+#endif

@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* One virtqueue of a virtio-net device, device side (virtio 1.2 sections 2.7 and 2.8): split or packed. Everything in
+ * it that the guest wrote is hostile: each descriptor is copied once and checked, positions are kept here and never
+ * read back, a chain has at most SL_VQ_SEGS parts. A guest that breaks the rules breaks its ring: the ring does nothing
+ * more until it is stopped and started again, the reason is counted.
+ *
+ * One thread. No function here blocks or allocates; the only system call is the interrupt in sl_vq_flush.
+ *
+ *   who          change                when
+ *   device       stopped -> started    sl_vq_start: size, addresses, kick known
+ *   device       started -> stopped    sl_vq_stop: GET_VRING_BASE, reset, link lost
+ *   any call     started -> broken     the guest violated the protocol
+ *   device       broken  -> stopped    sl_vq_stop
+ *   never: broken -> started */
+#ifndef SL_VHOST_QUEUE_H
+#define SL_VHOST_QUEUE_H
+
+#include <linux/virtio_net.h>
+#include <linux/virtio_ring.h>
+#include <sys/uio.h>
+
+#include "vhost/count.h"
+#include "vhost/memory.h"
+
+enum {
+	SL_VQ_SIZE_MAX = 32768,           /* entries: the specification's limit */
+	SL_VQ_SEGS = 32,                  /* descriptors of one frame from the guest */
+	SL_VQ_BUFFERS = 32,               /* buffers of the guest's that one frame to it may fill (mergeable) */
+	SL_VQ_TO_SEGS = 64,               /* descriptors of those together */
+	SL_VQ_HDR_LEN = 12,               /* struct virtio_net_hdr_mrg_rxbuf: virtio 1 has no shorter one */
+	SL_VQ_HEAD_LEN = 128,             /* first bytes of a frame, copied so that they can be checked */
+	SL_VQ_ETH_LEN = 14,               /* no shorter frame */
+};
+_Static_assert(sizeof(struct virtio_net_hdr_mrg_rxbuf) == SL_VQ_HDR_LEN, "wire format");
+
+enum sl_vq_state { SL_VQ_STOPPED, SL_VQ_STARTED, SL_VQ_BROKEN };
+
+/* What sl_vq_start takes: the guest's addresses are host memory already, of the full length that size asks for. */
+struct sl_vq_conf {
+	void *desc, *driver, *device;     /* split: table, available, used; packed: ring, driver's and device's events */
+	uint16_t size;
+	uint32_t base;                    /* of SET_VRING_BASE */
+	bool packed, event_idx, mergeable;
+	bool to_guest;                    /* the guest's receive queue */
+};
+
+struct sl_vq {
+	/* set by sl_vq_start */
+	const struct sl_vhost_memory *mem;
+	struct vring_desc *desc;
+	struct vring_avail *avail;
+	struct vring_used *used;
+	struct vring_packed_desc *slots;
+	struct vring_packed_desc_event *driver_event, *device_event;
+	uint64_t *count;                  /* SL_VHOST_COUNT_NB of them */
+	uint32_t frame_max;               /* bytes of a frame from the guest */
+	int call_fd;                      /* -1: the guest wants no interrupts */
+	uint16_t size;
+	bool packed, event_idx, mergeable, to_guest;
+	uint8_t state;                    /* enum sl_vq_state */
+	/* positions. split: free running; packed: a slot, with its wrap counter */
+	uint16_t next;                    /* to be taken */
+	uint16_t seen;                    /* split: the available index as last observed */
+	uint16_t put;                     /* to be given back */
+	uint16_t told;                    /* where put stood when an interrupt was last considered */
+	bool next_wrap, put_wrap;
+	bool tell_always;                 /* no interrupt was considered since the start */
+	bool armed;                       /* the guest was asked for kicks */
+	/* packed: the first buffer given back since the last flush is shown last, so that none is seen before its burst */
+	bool first_held;
+	uint16_t first_slot, first_flags;
+};
+
+/* A frame of the guest's: seg[0] is head, private; the others lie in guest memory, which changes as the guest likes. */
+struct sl_vq_frame {
+	struct iovec seg[SL_VQ_SEGS + 1];
+	uint32_t nb_seg, len;
+	uint16_t id, nb_slot;
+	uint8_t head[SL_VQ_HEAD_LEN];
+};
+
+/* A place to copy a frame to. */
+struct sl_vq_buf {
+	uint8_t *data;                    /* frame_max bytes */
+	uint32_t len;
+};
+
+/* q must be stopped (zeroed memory is). -EINVAL: size is zero, too large, or (split) no power of two; base is beyond the
+ * ring. */
+int sl_vq_start(struct sl_vq *q, const struct sl_vq_conf *conf, const struct sl_vhost_memory *mem, uint64_t *count,
+		uint32_t frame_max, int call_fd);
+/* The guest's memory moved: the same ring at other host addresses. */
+void sl_vq_move(struct sl_vq *q, const struct sl_vq_conf *conf);
+/* Flushes, stops, and returns what GET_VRING_BASE answers. */
+uint32_t sl_vq_stop(struct sl_vq *q);
+
+/* Takes the next frame of a guest's transmit queue; frames that can not be used are given back and counted, at most
+ * *budget buffers in all. 1: *f is filled; 0: nothing there; -EAGAIN: budget used up; -EIO: broken. */
+int sl_vq_take(struct sl_vq *q, struct sl_vq_frame *f, uint32_t *budget);
+/* Gives the frame back to the guest, in the order of sl_vq_take, visible with the next flush. */
+void sl_vq_done(struct sl_vq *q, const struct sl_vq_frame *f);
+
+/* Copies up to nb frames from the guest; looks at no more than nb buffers. Flushes. *more: buffers may be left. */
+uint32_t sl_vq_recv(struct sl_vq *q, struct sl_vq_buf *bufs, uint32_t nb, bool *more);
+
+/* Copies one frame to a guest's receive queue, visible with the next flush. -EAGAIN: no free buffer; -EMSGSIZE: the next
+ * buffers have no room for it; -EIO: broken. All are counted. */
+int sl_vq_send(struct sl_vq *q, const struct iovec *seg, uint32_t nb_seg, uint32_t len);
+
+/* Moves up to nb frames from one guest to another, each byte copied once. Flushes both. Returns how many it took from
+ * src; what dst refused is dropped and counted there. */
+uint32_t sl_vq_pass(struct sl_vq *src, struct sl_vq *dst, uint32_t nb, bool *more);
+
+/* Shows the guest what was given back, and interrupts it if it wants. */
+void sl_vq_flush(struct sl_vq *q);
+
+/* Asks the guest for a kick when it makes the next buffer available. True: one is there already, do not sleep. */
+bool sl_vq_arm(struct sl_vq *q);
+/* The opposite, a hint: kicks may still come. */
+void sl_vq_disarm(struct sl_vq *q);
+
+#endif

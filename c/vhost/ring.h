@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Internal to the queue: taking a chain of descriptors from a ring and giving it back, for both layouts. Inline,
+ * because all of it runs for each frame. */
+#ifndef SL_VHOST_RING_H
+#define SL_VHOST_RING_H
+
+#include "vhost/guest.h"
+#include "vhost/queue.h"
+
+enum {
+	PACKED_AVAIL = 1 << VRING_PACKED_DESC_F_AVAIL,
+	PACKED_USED = 1 << VRING_PACKED_DESC_F_USED,
+};
+
+struct sl_vq_chain {
+	struct iovec *seg;                /* room for cap parts; nb_seg are filled */
+	uint32_t cap, nb_seg;
+	uint64_t len;                     /* of the parts of this chain */
+	uint16_t id, nb_slot;
+};
+
+static inline int ring_break(struct sl_vq *q, enum sl_vhost_count why)
+{
+	q->state = SL_VQ_BROKEN;
+	q->count[why]++;
+	return -EIO;
+}
+
+/* Appends one descriptor's range: a private copy of its fields. */
+static inline int chain_append(struct sl_vq *q, struct sl_vq_chain *c, uint64_t gpa, uint32_t len, uint16_t flags)
+{
+	void *hva;
+
+	if (sl_unlikely(c->nb_seg == c->cap))
+		return ring_break(q, SL_VHOST_RING_CHAIN);
+	if (sl_unlikely(flags & VRING_DESC_F_INDIRECT || !(flags & VRING_DESC_F_WRITE) == q->to_guest))
+		return ring_break(q, SL_VHOST_RING_FLAGS);
+	if (sl_unlikely(!len))
+		return ring_break(q, SL_VHOST_RING_LENGTH);
+	hva = sl_vhost_gpa(q->mem, gpa, len);
+	if (sl_unlikely(!hva))
+		return ring_break(q, SL_VHOST_RING_ADDRESS);
+	c->seg[c->nb_seg++] = (struct iovec){ hva, len };
+	c->len += len;
+	return 0;
+}
+
+/* ---- split ------------------------------------------------------------------------------------------------------- */
+
+/* Whether a chain is there; -EIO. The descriptors are read after the index that announces them. */
+static inline int split_ready(struct sl_vq *q)
+{
+	if (q->next != q->seen)
+		return 1;
+	q->seen = sl_guest_observe(&q->avail->idx);
+	if (sl_unlikely((uint16_t)(q->seen - q->next) > q->size))
+		return ring_break(q, SL_VHOST_RING_JUMP);
+	return q->next != q->seen;
+}
+
+static inline int split_take(struct sl_vq *q, struct sl_vq_chain *c)
+{
+	int ready = split_ready(q);
+	struct vring_desc d;
+	uint16_t index;
+
+	if (ready <= 0)
+		return ready;
+	index = sl_guest_peek(&q->avail->ring[q->next & (q->size - 1)]);
+	c->id = index;
+	c->nb_slot = 1;
+	c->len = 0;
+	do {
+		if (sl_unlikely(index >= q->size))
+			return ring_break(q, SL_VHOST_RING_INDEX);
+		sl_copy_once(&d, &q->desc[index]);
+		sl_copied_once();
+		if (sl_unlikely(chain_append(q, c, d.addr, d.len, d.flags)))
+			return -EIO;
+		index = d.next;
+	} while (d.flags & VRING_DESC_F_NEXT);   /* ends: seg[] is bounded */
+	q->next++;
+	return 1;
+}
+
+static inline void split_put(struct sl_vq *q, uint16_t id, uint32_t len)
+{
+	q->used->ring[q->put & (q->size - 1)] = (struct vring_used_elem){ id, len };
+	q->put++;
+}
+
+/* ---- packed ------------------------------------------------------------------------------------------------------ */
+
+static inline bool packed_is_avail(const struct sl_vq *q, uint16_t flags)
+{
+	return !!(flags & PACKED_AVAIL) == q->next_wrap && !!(flags & PACKED_USED) != q->next_wrap;
+}
+
+static inline void packed_step(const struct sl_vq *q, uint16_t *slot, bool *wrap, uint16_t nb)
+{
+	uint32_t to = (uint32_t)*slot + nb;   /* nb <= size */
+
+	if (to >= q->size) {
+		to -= q->size;
+		*wrap = !*wrap;
+	}
+	*slot = (uint16_t)to;
+}
+
+static inline int packed_take(struct sl_vq *q, struct sl_vq_chain *c)
+{
+	struct vring_packed_desc *p = &q->slots[q->next];
+	uint16_t slot = q->next, flags = sl_guest_observe(&p->flags), id;
+	bool wrap = q->next_wrap;
+	uint32_t len;
+	uint64_t gpa;
+
+	if (!packed_is_avail(q, flags))
+		return 0;
+	c->nb_slot = 0;
+	c->len = 0;
+	for (;;) {
+		SL_READ_NOTE(p, offsetof(struct vring_packed_desc, flags));
+		gpa = p->addr;
+		len = p->len;
+		id = p->id;
+		sl_copied_once();
+		if (sl_unlikely(c->nb_slot == q->size))
+			return ring_break(q, SL_VHOST_RING_CHAIN);
+		if (sl_unlikely(chain_append(q, c, gpa, len, flags)))
+			return -EIO;
+		c->nb_slot++;
+		if (!(flags & VRING_DESC_F_NEXT))
+			break;
+		packed_step(q, &slot, &wrap, 1);
+		p = &q->slots[slot];
+		flags = sl_guest_peek(&p->flags);   /* written before the first one's, which was observed */
+	}
+	c->id = id;                                 /* the last descriptor of a chain has it */
+	packed_step(q, &q->next, &q->next_wrap, c->nb_slot);
+	return 1;
+}
+
+static inline void packed_put(struct sl_vq *q, uint16_t id, uint32_t len, uint16_t nb_slot)
+{
+	struct vring_packed_desc *p = &q->slots[q->put];
+	uint16_t flags = (uint16_t)((q->put_wrap ? PACKED_AVAIL | PACKED_USED : 0) | (q->to_guest ? VRING_DESC_F_WRITE : 0));
+
+	p->id = id;
+	p->len = len;
+	if (q->first_held) {
+		sl_guest_publish(&p->flags, flags);
+	} else {
+		q->first_held = true;
+		q->first_slot = q->put;
+		q->first_flags = flags;
+	}
+	packed_step(q, &q->put, &q->put_wrap, nb_slot);
+}
+
+/* ---- both -------------------------------------------------------------------------------------------------------- */
+
+/* 1: *c has the next chain appended; 0: none there; -EIO. */
+static inline int ring_take(struct sl_vq *q, struct sl_vq_chain *c)
+{
+	return q->packed ? packed_take(q, c) : split_take(q, c);
+}
+
+static inline void ring_put(struct sl_vq *q, uint16_t id, uint32_t len, uint16_t nb_slot)
+{
+	if (q->packed)
+		packed_put(q, id, len, nb_slot);
+	else
+		split_put(q, id, len);
+}
+
+#endif

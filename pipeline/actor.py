@@ -21,7 +21,7 @@ from pathlib import Path
 from pipeline.errors import HolderError, LaunchError, SwarmlineError
 from pipeline.host import keys, namespaces, processes
 from pipeline.host.certs import KeyPair, TicketKey, self_signed
-from pipeline.host.classifier import Classifier, mount_pins, pin_root, umount_pins
+from pipeline.host.classifier import Classifier, mount_pins, pin_root
 from pipeline.host.control import Assignment, Command, ControlRegion, EdgeSeat, Report, RouteEntry, ServiceSeat
 from pipeline.host.doorbells import Doorbells, ring
 from pipeline.host.edges import EdgeMemory
@@ -445,11 +445,6 @@ class Actor:
             self.holder.fd_put(key, [fd])      # at once in the place of the former one
         finally:
             os.close(fd)
-
-
-def unpin_all(run_dir: Path) -> None:
-    """Takes the program off the NIC and removes the maps."""
-    umount_pins(run_dir)
 
 
 def _file(path: object, what: str) -> bytes:

@@ -8,7 +8,7 @@
  *   sl_signal_vm     publishes what was sent and completed, rings those who sleep
  *
  * A link is one peer across the edge: the ring towards it and the ring from it. Links come and go by sl_edge_routes_set
- * and sl_edge_link_drop, which give their slots back and end their flows. */
+ * and sl_edge_peer_gone, which give their slots back and end their flows. */
 #ifndef SL_EDGE_H
 #define SL_EDGE_H
 

@@ -91,7 +91,7 @@ struct sl_flow {
 /* Opens a flow to the instance that select_best_vm names. Front side only.
  * request_id: 0 makes a new one. flags: SL_F_FIN if nothing follows, SL_F_TRACE.
  * Returns 0 and *ret; -ENETUNREACH no active receiver; -EAGAIN no slot, ring entry or flow index free (try again from a
- * later event, e.g. the edge's idle callback); -EMSGSIZE len is more than a big slot. */
+ * later event or a timer); -EMSGSIZE len is more than a big slot. */
 int sl_flow_open(struct sl_edge *e, uint64_t request_id, const void *msg, uint32_t len, uint32_t flags, void *user,
 		 struct sl_flow **ret);
 

@@ -59,14 +59,17 @@ def reserve(pages: int, root: Path = ALL_NODES) -> Reservation | None:
     missing = pages - now.available
     if missing <= 0:
         return None
+    # Pages that somebody still uses although the pool was made smaller count as surplus. A larger pool makes them its
+    # own, and they stay when he lets them go: so they belong to what is given back in the end.
+    lasting = now.total - _read(root / POOL / "surplus_hugepages")
     _write(root, now.total + missing)
     after = pool(root)
     if after.available < pages:
-        _write(root, now.total)
+        _write(root, lasting)
         raise HugepageError(f"the kernel found {after.available} free 2 MiB pages, {pages} are needed",
                             hint="memory is scarce or fragmented: reserve them at boot (kernel command line: "
                                  "hugepages=N), lower `max` of the layers, or do without hugepages")
-    return Reservation(now.total, after.total)
+    return Reservation(lasting, after.total)
 
 
 def restore(reservation: Reservation, root: Path = ALL_NODES) -> None:

@@ -385,6 +385,11 @@ def test_pool_is_enlarged_and_restored(tmp_path: Path) -> None:
     with pytest.raises(HugepageError, match="found 3 free"):     # this kernel has no more
         hugepages.reserve(7, tmp_path)
     assert hugepages.pool(tmp_path).total == 10
+    (folder / "surplus_hugepages").write_text("4")      # used by one who is about to end: given back with the rest
+    (folder / "nr_hugepages").write_text("10")
+    with pytest.raises(HugepageError):
+        hugepages.reserve(7, tmp_path)
+    assert (folder / "nr_hugepages").read_text().strip() == "6"
     (folder / "nr_hugepages").write_text("20")
     hugepages.restore(hugepages.Reservation(10, 14), tmp_path)
     assert hugepages.pool(tmp_path).total == 16            # what others added since stays

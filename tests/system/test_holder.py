@@ -35,6 +35,7 @@ from pipeline.policy.model import Edge, LayerId, Side, VmState
 pytestmark = [pytest.mark.root, pytest.mark.netns]
 
 MAC = bytes.fromhex("027700000001")
+TINY = Edge(LayerId.HTTP, LayerId.APP, 1, 1)
 SMALL = Sizes(ring_cap=64, nb_small=16, nb_big=4)
 
 INSTANCE = r"""
@@ -352,16 +353,25 @@ def test_manager_sees_who_sits_on_an_edge(place: Callable[..., Place], holder: H
     adopted.close()
 
 
-@pytest.mark.hugepages
+@pytest.fixture
+def free_pages() -> Iterator[None]:
+    """Enough free hugepages for the smallest edge; given back at the end."""
+    try:
+        reservation = hugepages.reserve(pages_needed(TINY, SMALL))
+    except HugepageError as error:
+        pytest.skip(f"no hugepages to be had: {error}")
+    yield
+    if reservation:
+        hugepages.restore(reservation)
+
+
+@pytest.mark.usefixtures("free_pages")
 def test_edge_of_hugepages(holder: HolderClient) -> None:
-    tiny = Edge(LayerId.HTTP, LayerId.APP, 1, 1)
-    if pages_needed(tiny, SMALL) > hugepages.pool().available:
-        pytest.skip("too few free hugepages for the smallest edge")
     before = hugepages.pool()
-    memory = EdgeMemory.create(holder, tiny, SMALL)
+    memory = EdgeMemory.create(holder, TINY, SMALL)
     assert memory.huge
     assert memory.intact()
-    assert hugepages.pool().available == before.available - pages_needed(tiny, SMALL)     # all of it is reserved
+    assert hugepages.pool().available == before.available - pages_needed(TINY, SMALL)     # all of it is reserved
     huge = Edge(LayerId.TCP, LayerId.HTTP, 64, 64)
     if pages_needed(huge) > hugepages.pool().available:
         other = EdgeMemory.create(holder, huge)

@@ -11,7 +11,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 from support.lab import PREFIX, Lab, lab_made, netns_made
-from support.leftovers import leftovers, namespaces_of
+from support.leftovers import hugepages, hugepages_left, leftovers, namespaces_of
 from support.needs import NEEDS, require
 
 # "make test" tries the same examples each time and does not time them; "make verify" explores.
@@ -32,6 +32,17 @@ def nothing_left_behind() -> Iterator[None]:
     yield
     left = namespaces_of(PREFIX)
     assert not left, f"the tests left network namespaces behind: {left}"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_hugepages_left() -> Iterator[None]:
+    """The last test of a module fails if the kernel's pool of hugepages is larger than before the module, by pages
+    that nobody uses.
+    """
+    before = hugepages()
+    yield
+    left = hugepages_left(before, hugepages())
+    assert not left, f"{left} hugepages were added to the pool and not given back"
 
 
 @pytest.fixture

@@ -10,17 +10,18 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from pipeline.cli import preflight
 from pipeline.cli.client import call
 from pipeline.cli.options import RUN_DIR, Json, RunDir, print_json
-from pipeline.errors import ApiError, HolderError, NotRunning, SwarmlineError
+from pipeline.errors import ApiError, HolderError, HugepageError, NotRunning, SwarmlineError
 from pipeline.host import holder_client, hugepages, keys, processes
 from pipeline.host.classifier import umount_pins
 from pipeline.host.holder_client import HolderClient
+from pipeline.host.ops import NOTES
 
 UP_TIMEOUT = 60.0
 
@@ -52,14 +53,16 @@ def up(file: Annotated[Path, typer.Argument(help="Config file, for example examp
 
 def _reserve(run_dir: Path, pages: int, say: Callable[[str], None]) -> None:
     """Hugepages for the edges if the kernel has them; else the edges are made of small pages, which is slower."""
-    try:
-        reservation = hugepages.reserve(pages)
-    except SwarmlineError as error:
-        say(f"warning: {error.explain()}; going on with 4 KiB pages")
-        return
-    if reservation:
-        with HolderClient(run_dir) as holder:
-            holder.blob_put(keys.HUGEPAGES, {"before": reservation.before, "after": reservation.after})
+    former = _kept_pages(run_dir)       # of a swarm that was killed with its holder: they are this one's now
+    with HolderClient(run_dir) as holder:
+        def note(added: int) -> None:
+            holder.blob_put(keys.HUGEPAGES, former + added)
+
+        note(0)
+        try:
+            hugepages.reserve(pages, note=note)
+        except HugepageError as error:
+            say(f"warning: {error.explain()}; going on with 4 KiB pages")
 
 
 def _start_manager(run_dir: Path, file: Path) -> None:
@@ -122,33 +125,29 @@ def _take_down(run_dir: Path) -> list[int]:
     """First as the manager would, then whatever is left by force."""
     with suppress(SwarmlineError):      # no manager, or it failed at it: the rest does it all
         call(run_dir, "POST", "/v1/down", {})
-    kept = _kept_pages(run_dir)
     with suppress(HolderError), HolderClient(run_dir) as holder:
         holder.shutdown()
     killed = [process.pid for process in processes.kill_all(run_dir)]
     umount_pins(run_dir)
+    _give_pages_back(run_dir)
     processes.clean_up(run_dir)
-    if kept:
-        hugepages.restore(hugepages.Reservation(kept["before"], kept["after"]))
     return killed
 
 
-def _kept_pages(run_dir: Path) -> dict[str, Any] | None:
-    """What `up` added to the pool of hugepages; from the holder, or from its file if it is dead."""
-    try:
-        with HolderClient(run_dir) as holder:
-            value = holder.blob_get(keys.HUGEPAGES)
-    except HolderError:
-        value = _saved_notes(run_dir).get(keys.HUGEPAGES)
-    return value if isinstance(value, dict) else None
+def _give_pages_back(run_dir: Path) -> None:
+    kept = _kept_pages(run_dir)
+    with suppress(FileNotFoundError, HugepageError):
+        (run_dir / NOTES).unlink()         # of two that take it down at the same time, one gives them back
+        hugepages.restore(kept)
 
 
-def _saved_notes(run_dir: Path) -> dict[str, Any]:
-    """The holder's notes as it last wrote them, for the case that it is dead."""
+def _kept_pages(run_dir: Path) -> int:
+    """What `up` added to the pool of hugepages, by the notes of a holder that is dead now."""
     try:
-        return dict(json.loads((run_dir / "state.json").read_text()))
+        kept = json.loads((run_dir / NOTES).read_text()).get(keys.HUGEPAGES)
     except (OSError, ValueError):
-        return {}
+        return 0
+    return kept if isinstance(kept, int) else 0
 
 
 def register(cli: typer.Typer) -> None:

@@ -221,8 +221,7 @@ class Holder:
         for client in list(self._clients):
             self._drop(client)
         self._listener.close()
-        for name in ("holder.sock", "state.json"):
-            (self._run_dir / name).unlink(missing_ok=True)
+        (self._run_dir / "holder.sock").unlink(missing_ok=True)     # the notes stay: `down` needs them
         log("ended")
 
 

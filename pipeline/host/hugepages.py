@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import fcntl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,14 +27,6 @@ class Pool:
     available: int   # free and promised to nobody
 
 
-@dataclass(frozen=True)
-class Reservation:
-    """What the pool's size was before swarmline changed it, and after."""
-
-    before: int
-    after: int
-
-
 def pool(root: Path = ALL_NODES) -> Pool:
     """The pool of all nodes together. A kernel without hugepages has an empty one."""
     free = _read(root / POOL / "free_hugepages")
@@ -49,33 +44,42 @@ def pools_by_node(root: Path = NODES) -> list[Pool]:
     return found
 
 
-def reserve(pages: int, root: Path = ALL_NODES) -> Reservation | None:
-    """Enlarges the pool until so many pages are available. None: they were there already.
+def reserve(pages: int, root: Path = ALL_NODES, note: Callable[[int], None] = lambda added: None) -> int:
+    """Enlarges the pool until so many pages are available. Returns by how many; 0: they were there already.
 
-    The caller keeps the result and gives it to ``restore`` in the end. Raises HugepageError, with the pool as
-    it was.
+    The caller gives this number to ``restore`` in the end. ``note`` is told it before the pool changes, so that it is
+    not lost with a caller that is killed meanwhile, and 0 if nothing came of it. Raises HugepageError, with the pool
+    as it was.
     """
-    now = pool(root)
-    missing = pages - now.available
-    if missing <= 0:
-        return None
-    # Pages that somebody still uses although the pool was made smaller count as surplus. A larger pool makes them its
-    # own, and they stay when he lets them go: so they belong to what is given back in the end.
-    lasting = now.total - _read(root / POOL / "surplus_hugepages")
-    _write(root, now.total + missing)
-    after = pool(root)
-    if after.available < pages:
-        _write(root, lasting)
-        raise HugepageError(f"the kernel found {after.available} free 2 MiB pages, {pages} are needed",
-                            hint="memory is scarce or fragmented: reserve them at boot (kernel command line: "
-                                 "hugepages=N), lower `max` of the layers, or do without hugepages")
-    return Reservation(lasting, after.total)
+    with _alone(root):
+        now = pool(root)
+        missing = pages - now.available
+        if missing <= 0:
+            return 0
+        # Pages that somebody still uses although the pool was made smaller count as surplus. A larger pool makes them
+        # its own, and they stay when he lets them go: so they belong to what is given back in the end.
+        lasting = _lasting(root)
+        added = now.total + missing - lasting
+        note(added)
+        try:
+            _write(root, now.total + missing)
+            found = pool(root).available
+            if found < pages:
+                _write(root, lasting)
+                raise HugepageError(f"the kernel found {found} free 2 MiB pages, {pages} are needed",
+                                    hint="memory is scarce or fragmented: reserve them at boot (kernel command line: "
+                                         "hugepages=N), lower `max` of the layers, or do without hugepages")
+        except HugepageError:
+            note(0)
+            raise
+        return added
 
 
-def restore(reservation: Reservation, root: Path = ALL_NODES) -> None:
+def restore(added: int, root: Path = ALL_NODES) -> None:
     """Takes back what ``reserve`` added, and nothing that others changed since."""
-    now = pool(root).total
-    _write(root, max(0, now - (reservation.after - reservation.before)))
+    if added:
+        with _alone(root):
+            _write(root, max(0, _lasting(root) - added))
 
 
 def shortage(pages: int, root: Path = ALL_NODES) -> str:
@@ -86,6 +90,23 @@ def shortage(pages: int, root: Path = ALL_NODES) -> str:
     enough = now.total + pages - now.available
     return (f"edges use 4 KiB pages, which costs speed: {pages} hugepages of 2 MiB are needed, "
             f"{now.available} available; mend it with: sysctl vm.nr_hugepages={enough}")
+
+
+def _lasting(root: Path) -> int:
+    """The size that was asked for: without the surplus, which goes when its users let go of it."""
+    return max(0, _read(root / POOL / "nr_hugepages") - _read(root / POOL / "surplus_hugepages"))
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Reading and writing the size are two steps: one swarm at a time."""
+    try:
+        file = (root / POOL / "nr_hugepages").open("rb")
+    except OSError as error:
+        raise _cannot_set(root, error) from error
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _read(path: Path) -> int:
@@ -100,5 +121,9 @@ def _write(root: Path, total: int) -> None:
     try:
         path.write_text(f"{total}\n")
     except OSError as error:
-        raise HugepageError(f"cannot set {path}: {error.strerror}", hint="run it as root, on a kernel with "
-                            "CONFIG_HUGETLBFS, or do without hugepages") from error
+        raise _cannot_set(root, error) from error
+
+
+def _cannot_set(root: Path, error: OSError) -> HugepageError:
+    return HugepageError(f"cannot set {root / POOL / 'nr_hugepages'}: {error.strerror}",
+                         hint="run it as root, on a kernel with CONFIG_HUGETLBFS, or do without hugepages")

@@ -48,6 +48,7 @@ from pipeline.host.ivshmem import VM_MAX, Instance, IvshmemServer, sealed_memfd
 from pipeline.host.supervisor import Supervisor
 
 VERSION = 1
+NOTES = "state.json"
 FDS_PER_KEY = 8
 HUGE_PAGE_LEN = 2 << 20
 EDGE_LEN_MAX = 4 << 30
@@ -170,11 +171,11 @@ class Ops:
 
     def _op_blob_put(self, request: wire.Message, _fds: Fds) -> Reply:
         self._blobs[str(request["key"])] = request["value"]
-        temporary = self._run_dir / "state.json.new"
+        temporary = self._run_dir / f"{NOTES}.new"
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         with open(os.open(temporary, flags, 0o600), "w") as file:
             json.dump(self._blobs, file)
-        temporary.rename(self._run_dir / "state.json")
+        temporary.rename(self._run_dir / NOTES)
         return {}, []
 
     def _op_blob_get(self, request: wire.Message, _fds: Fds) -> Reply:

@@ -63,11 +63,10 @@ def measure(program: Path, *args: object) -> float:
 def hugepages_reserved(pages: int) -> Iterator[None]:
     """So many free hugepages; given back at the end. Where there are none, the programs warn and go on."""
     try:
-        reservation = hugepages.reserve(pages)
+        added = hugepages.reserve(pages)
     except (HugepageError, OSError):
-        reservation = None
+        added = 0
     try:
         yield
     finally:
-        if reservation:
-            hugepages.restore(reservation)
+        hugepages.restore(added)

@@ -26,11 +26,17 @@ def namespaces_of(prefix: str) -> list[str]:
     return sorted(path.name for path in NETNS_DIR.glob(f"{prefix}*")) if NETNS_DIR.is_dir() else []
 
 
-def hugepages_free() -> int:
-    """Free hugepages of the machine, those that are reserved but untouched not counted."""
+def hugepages() -> tuple[int, int]:
+    """The machine's hugepages: all that were asked for, and those of them that nobody uses."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     numbers = {line.split(":")[0]: int(line.split()[1]) for line in lines if line.startswith("HugePages_")}
-    return numbers.get("HugePages_Free", 0) - numbers.get("HugePages_Rsvd", 0)
+    total, free, promised, surplus = (numbers.get(f"HugePages_{name}", 0) for name in ("Total", "Free", "Rsvd", "Surp"))
+    return total - surplus, free - promised
+
+
+def hugepages_left(before: tuple[int, int], now: tuple[int, int]) -> int:
+    """How many were added between two looks and are used by nobody; those of a swarm that runs beside are in use."""
+    return max(0, min(now[0] - before[0], now[1] - before[1]))
 
 
 def _mounts_below(folder: Path) -> list[str]:
@@ -43,11 +49,10 @@ def _listening_below(folder: Path) -> list[str]:
     return [fields[7] for fields in sockets if len(fields) == 8 and fields[7].startswith(f"{folder}/")]
 
 
-def leftovers(run_dir: Path, netns_prefix: str = "", hugepages_before: int | None = None) -> list[str]:
-    """One line per process, namespace, mount, pin, socket or hugepage that a swarm of ``run_dir`` left.
+def leftovers(run_dir: Path, netns_prefix: str = "") -> list[str]:
+    """One line per process, namespace, mount, pin or socket that a swarm of ``run_dir`` left.
 
-    ``netns_prefix`` names the namespaces that belong to it (empty: look for none). ``hugepages_before`` is
-    ``hugepages_free()`` before it started; give it only where nobody else uses hugepages.
+    ``netns_prefix`` names the namespaces that belong to it (empty: look for none).
     """
     found = [f"process {pid}: {argv}" for pid, argv in processes_of(run_dir).items()]
     if netns_prefix:
@@ -60,6 +65,4 @@ def leftovers(run_dir: Path, netns_prefix: str = "", hugepages_before: int | Non
                 found.append(f"socket {path}")
             elif (run_dir / "bpf") in path.parents and path.is_file():
                 found.append(f"pin {path}")
-    if hugepages_before is not None and (now := hugepages_free()) < hugepages_before:
-        found.append(f"{hugepages_before - now} hugepages")
     return found

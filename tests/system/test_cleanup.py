@@ -2,6 +2,7 @@
 """After ``down`` nothing of a swarm is left, whatever was killed before."""
 
 import json
+import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -10,9 +11,9 @@ from typing import Any
 
 import pytest
 from support.lab import Lab
-from support.leftovers import namespaces_of, processes_of
+from support.leftovers import hugepages, namespaces_of, processes_of
 from system.clients import Load, curl
-from system.swarm_rig import INDEX, Swarm, kill, swarm_prepared
+from system.swarm_rig import INDEX, Swarm, eventually, kill, swarm_prepared
 
 pytestmark = [pytest.mark.netns, pytest.mark.bpf]
 
@@ -52,10 +53,6 @@ def other_swarms(swarm: Swarm) -> bool:
         if any(word.startswith("--run-dir=") and word != f"--run-dir={swarm.run_dir}" for word in argv):
             return True
     return False
-
-
-def hugepages() -> tuple[str, ...]:
-    return tuple(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("HugePages_"))
 
 
 def test_down_takes_back_all_that_up_made(swarm: Swarm) -> None:
@@ -106,6 +103,33 @@ def test_up_again_after_everything_was_killed(swarm: Swarm) -> None:
         kill(pid)
     swarm.up()
     assert curl(swarm.lab.client, "https://10.77.0.10/") == INDEX
+
+
+def test_hugepages_of_a_dead_swarm_are_its_successor_s(swarm: Swarm) -> None:
+    """`up` finds them in the pool and needs no more; the `down` that follows gives them back all the same."""
+    swarm.up()
+    added = pages_noted(swarm)
+    for pid in VICTIMS["everything"](swarm):
+        kill(pid)
+    swarm.up()
+    assert pages_noted(swarm) >= added
+
+
+def test_hugepages_are_given_back_when_the_holder_ended_in_order(swarm: Swarm) -> None:
+    swarm.up()
+    added, before = pages_noted(swarm), hugepages()
+    (holder,) = VICTIMS["holder"](swarm)
+    os.kill(holder, signal.SIGTERM)
+    eventually(lambda: holder not in VICTIMS["holder"](swarm), "the holder has ended")
+    assert pages_noted(swarm) == added
+    swarm.command("down")
+    if not other_swarms(swarm):
+        assert hugepages()[0] == before[0] - added
+
+
+def pages_noted(swarm: Swarm) -> int:
+    notes = json.loads((swarm.run_dir / "state.json").read_text())
+    return int(notes["hugepages"])
 
 
 # ---- in the foreground

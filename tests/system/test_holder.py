@@ -357,12 +357,11 @@ def test_manager_sees_who_sits_on_an_edge(place: Callable[..., Place], holder: H
 def free_pages() -> Iterator[None]:
     """Enough free hugepages for the smallest edge; given back at the end."""
     try:
-        reservation = hugepages.reserve(pages_needed(TINY, SMALL))
+        added = hugepages.reserve(pages_needed(TINY, SMALL))
     except HugepageError as error:
         pytest.skip(f"no hugepages to be had: {error}")
     yield
-    if reservation:
-        hugepages.restore(reservation)
+    hugepages.restore(added)
 
 
 @pytest.mark.usefixtures("free_pages")
@@ -380,29 +379,6 @@ def test_edge_of_hugepages(holder: HolderClient) -> None:
     memory.close()
     holder.edge_remove(memory.edge_id)
     assert hugepages.pool().available == before.available
-
-
-def test_pool_is_enlarged_and_restored(tmp_path: Path) -> None:
-    """On a picture of /sys: the real pool belongs to everybody."""
-    folder = tmp_path / hugepages.POOL
-    folder.mkdir(parents=True)
-    for name, value in (("nr", 10), ("free", 4), ("resv", 1)):
-        (folder / f"{name}_hugepages").write_text(f"{value}\n")
-    assert hugepages.pool(tmp_path).available == 3
-    assert hugepages.shortage(3, tmp_path) == ""
-    assert "sysctl vm.nr_hugepages=14" in hugepages.shortage(7, tmp_path)
-    assert hugepages.reserve(3, tmp_path) is None
-    with pytest.raises(HugepageError, match="found 3 free"):     # this kernel has no more
-        hugepages.reserve(7, tmp_path)
-    assert hugepages.pool(tmp_path).total == 10
-    (folder / "surplus_hugepages").write_text("4")      # used by one who is about to end: given back with the rest
-    (folder / "nr_hugepages").write_text("10")
-    with pytest.raises(HugepageError):
-        hugepages.reserve(7, tmp_path)
-    assert (folder / "nr_hugepages").read_text().strip() == "6"
-    (folder / "nr_hugepages").write_text("20")
-    hugepages.restore(hugepages.Reservation(10, 14), tmp_path)
-    assert hugepages.pool(tmp_path).total == 16            # what others added since stays
 
 
 # ---- namespaces and interfaces

@@ -414,14 +414,14 @@ def test_holder_that_cannot_start(tmp_path: Path) -> None:
         holder_client.start(blocked)
 
 
-def test_shutdown_leaves_no_file_of_its_own(run_dir: Path) -> None:
+def test_shutdown_leaves_its_notes_for_down(run_dir: Path) -> None:
     pid = holder_client.start(run_dir)
     with HolderClient(run_dir) as client:
         client.instance_add(1).close()
         client.blob_put("x", 1)
         client.shutdown()
     reap(pid)
-    assert sorted(path.name for path in run_dir.iterdir()) == ["holder.log", "ivshmem", "lock"]
+    assert sorted(path.name for path in run_dir.iterdir()) == ["holder.log", "ivshmem", "lock", "state.json"]
     assert list((run_dir / "ivshmem").iterdir()) == []
 
 

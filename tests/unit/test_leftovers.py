@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.leftovers import leftovers, namespaces_of
+from support.leftovers import hugepages_left, leftovers, namespaces_of
 
 
 def test_nothing_in_an_unused_folder(run_dir: Path) -> None:
@@ -48,3 +48,10 @@ def test_finds_a_namespace_by_its_prefix(run_dir: Path, netns: Callable[[], str]
     assert leftovers(run_dir, netns_prefix=name) == [f"network namespace {name}"]
     assert leftovers(run_dir) == []
     assert namespaces_of(name + "-") == []
+
+
+def test_counts_hugepages_that_nobody_uses() -> None:
+    assert hugepages_left((10, 4), (10, 4)) == 0
+    assert hugepages_left((10, 4), (18, 12)) == 8
+    assert hugepages_left((10, 4), (18, 4)) == 0, "another swarm made them, and uses them"
+    assert hugepages_left((10, 4), (10, 9)) == 0, "another let go of what he used"

@@ -16,6 +16,7 @@ GAUGES: Mapping[str, tuple[str, float, str]] = {       # key of the status: (met
     "load": ("load_ratio", 0.001, "Busy share of the loop's time."),
     "active_flows": ("active_flows", 1, "Flows that are open."),
     "queue_depth": ("queue_depth", 1, "Entries pending towards the instance."),
+    "oldest_ns": ("oldest_request_seconds", 1e-9, "Age of the oldest request that is not answered yet; 0: none."),
 }
 COUNTERS: Mapping[str, tuple[str, float, str]] = {
     "requests": ("requests", 1, "Requests (http, app) or connections (tcp, tls)."),

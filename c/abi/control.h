@@ -151,6 +151,7 @@ struct sl_vm_status {
 	__u8 protocol_layers[8];     /* enum sl_layer_id */
 	__u64 heartbeat_ns;
 	__u64 hardware_affinity;     /* bits: what this instance has and uses */
+	__u64 oldest_ns;             /* age of the oldest answer that is begun and not complete (see latency); 0 = none */
 	__u32 load;                  /* busy share of the last interval, 0 ... 1000 */
 	__u32 available_capacity;    /* 1000 - load, 0 when not active */
 	__u32 active_flows;          /* opened by the other side or accepted, and not over */
@@ -169,7 +170,7 @@ struct sl_vm_status {
 					    first answer; tls: handshake; http, app: request to end of answer */
 	__u8 text[SL_TEXT_LEN];      /* last error in words, zero-terminated */
 };
-_Static_assert(sizeof(struct sl_vm_status) == 736, "no implicit padding");
+_Static_assert(sizeof(struct sl_vm_status) == 744, "no implicit padding");
 
 enum sl_trace_point {
 	SL_TRACE_ACCEPT = 1,     /* tcp: connection accepted */

@@ -57,6 +57,7 @@ int sl_control_attach(struct sl_runner *r)
 {
 	struct sl_control *c;
 
+	sl_list_init(&r->inst.answers);
 	c = sl_memory_len(r->control_fd) < SL_CONTROL_LEN ? MAP_FAILED
 		: mmap(NULL, SL_CONTROL_LEN, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, r->control_fd, 0);
 	if (c == MAP_FAILED)
@@ -328,6 +329,7 @@ void sl_status_publish(struct sl_runner *r, bool tell)
 	s->available_capacity = r->inst.state == SL_VM_ACTIVE ? 1000 - r->load : 0;
 	s->active_flows = r->inst.active_flows;
 	s->queue_depth = depth;
+	s->oldest_ns = sl_answer_oldest(&r->inst);
 	s->cmd_seen = r->cmd_seen;
 	s->assignment_seen = r->inst.assignment.seq;
 	for (unsigned i = 0; i < r->nb_edges; i++)

@@ -42,6 +42,12 @@ struct sl_layer {
 	const int *syscalls;
 };
 
+/* An answer that the layer owes; what an answer is: see latency in struct sl_vm_status. All zero: not begun. */
+struct sl_answer {
+	struct sl_list node;
+	uint64_t since_ns;
+};
+
 /* What a layer may use of its instance. */
 struct sl_instance {
 	const struct sl_layer *layer;
@@ -56,7 +62,8 @@ struct sl_instance {
 	uint32_t active_flows;
 	uint64_t requests, bytes_in, bytes_out;
 	uint64_t counters[SL_CNT_MAX];       /* by enum sl_counter */
-	uint64_t latency[SL_LATENCY_MAX];    /* by sl_latency_add */
+	uint64_t latency[SL_LATENCY_MAX];    /* by sl_answer_done */
+	struct sl_list answers;              /* begun and not complete, the oldest first */
 	uint32_t trace_every;
 };
 
@@ -87,14 +94,38 @@ void sl_watch_del(struct sl_instance *inst, struct sl_watch *w);
 /* Writes a trace event if the flow is traced. parent: request_id of the connection that a request belongs to, or 0. */
 void sl_trace_flow(const struct sl_flow *f, enum sl_trace_point point, uint64_t parent);
 
-/* Counts one answer that began at since_ns (sl_now_ns) and is complete now. What an answer is: see struct
- * sl_vm_status. */
-static inline void sl_latency_add(struct sl_instance *inst, uint64_t since_ns)
+/* Nobody waits for it any more. It may be one that was never begun, or is done. */
+static inline void sl_answer_drop(struct sl_answer *a)
 {
-	uint64_t us = (sl_now_ns() - since_ns) / 1000;
+	if (a->node.next)
+		sl_list_unlink(&a->node);
+}
+
+static inline void sl_answer_begin(struct sl_instance *inst, struct sl_answer *a)
+{
+	sl_answer_drop(a);
+	a->since_ns = sl_now_ns();
+	sl_list_append(&inst->answers, &a->node);
+}
+
+/* It is complete: counts how long it took. Twice is once. */
+static inline void sl_answer_done(struct sl_instance *inst, struct sl_answer *a)
+{
+	uint64_t us = (sl_now_ns() - a->since_ns) / 1000;
 	unsigned n = us < 2 ? 0 : 63 - (unsigned)__builtin_clzll(us);
 
+	if (!a->node.next || sl_list_empty(&a->node))
+		return;
+	sl_list_unlink(&a->node);
 	inst->latency[sl_min(n, (unsigned)SL_LATENCY_MAX - 1)]++;
+}
+
+/* Age of the oldest answer in nanoseconds, 0: there is none. */
+static inline uint64_t sl_answer_oldest(const struct sl_instance *inst)
+{
+	const struct sl_answer *a = sl_container_of(inst->answers.next, struct sl_answer, node);
+
+	return sl_list_empty(&inst->answers) ? 0 : sl_max(sl_now_ns() - a->since_ns, (uint64_t)1);
 }
 
 /* A fresh request_id of this instance. */

@@ -75,7 +75,8 @@ def rates_table(before: dict[str, Any], now: dict[str, Any], seconds: float) -> 
     """What each instance did between two statuses."""
     table = Table(title=f"swarm {now['swarm']['name']}, RoutingTable epoch {now['routing_table']['epoch']}",
                   title_justify="left", box=SIMPLE, pad_edge=False)
-    for name in ("vm", "layer", "state", "requests/s", "in/s", "out/s", "load", "queue", "flows", "p50", "p99"):
+    for name in ("vm", "layer", "state", "requests/s", "in/s", "out/s", "load", "queue", "oldest", "flows",
+                 "p50", "p99"):
         table.add_column(name, justify="left" if name in ("layer", "state") else "right")
     former = {i["vm_id"]: i for i in before["instances"]}
     for i in sorted(now["instances"], key=_place):
@@ -84,7 +85,7 @@ def rates_table(before: dict[str, Any], now: dict[str, Any], seconds: float) -> 
         table.add_row(str(i["vm_id"]), "+".join(i["layers"]), i["state"],
                       *(show((i[key] - old[key]) / seconds) for key, show in
                         (("requests", "{:.0f}".format), ("bytes_in", size), ("bytes_out", size))),
-                      f"{i['load'] / 10:.0f} %", str(i["queue_depth"]), str(i["active_flows"]),
+                      f"{i['load'] / 10:.0f} %", str(i["queue_depth"]), age(i["oldest_ns"]), str(i["active_flows"]),
                       quantile(latency, 0.5), quantile(latency, 0.99))
     return table
 
@@ -112,12 +113,12 @@ def tables(value: dict[str, Any]) -> list[Table]:
 def instances_table(value: dict[str, Any]) -> Table:
     """Each layer's and instance's share of the work."""
     table = Table(title=f"swarm {value['swarm']['name']}", title_justify="left", box=SIMPLE, pad_edge=False)
-    for name in ("vm", "layer", "state", "pid", "requests", "in", "out", "load", "queue", "flows", "busy"):
+    for name in ("vm", "layer", "state", "pid", "requests", "in", "out", "load", "queue", "oldest", "flows", "busy"):
         table.add_column(name, justify="left" if name in ("layer", "state") else "right")
     for i in sorted(value["instances"], key=_place):
         table.add_row(str(i["vm_id"]), "+".join(i["layers"]), i["state"], str(i["pid"]), str(i["requests"]),
                       size(i["bytes_in"]), size(i["bytes_out"]), f"{i['load'] / 10:.0f} %", str(i["queue_depth"]),
-                      str(i["active_flows"]), f"{i['busy_ns'] / 1e6:.0f} ms")
+                      age(i["oldest_ns"]), str(i["active_flows"]), f"{i['busy_ns'] / 1e6:.0f} ms")
     return table
 
 
@@ -140,6 +141,13 @@ def services_table(value: dict[str, Any]) -> Table:
     for s in value["services"]:
         table.add_row(s["name"], ", ".join(s["addresses"]), f"{s['protocol']}/{s['port']}", " → ".join(s["chain"]))
     return table
+
+
+def age(ns: int) -> str:
+    """Of the oldest request, for people."""
+    if not ns:
+        return ""
+    return f"{ns / 1e6:.0f} ms" if ns < 1e10 else f"{ns / 1e9:.0f} s"
 
 
 def size(count: float) -> str:

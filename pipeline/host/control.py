@@ -107,7 +107,6 @@ class Report:
     """All that the instance says about itself: VMStatus and what stands beside it. Hearsay."""
 
     status: VMStatus
-    queue_depth: int = 0
     cmd_seen: int = 0
     assignment_seen: int = 0
     routes_seen: tuple[int, ...] = ()
@@ -343,12 +342,11 @@ def _report(vm_id: int, raw: Any) -> Report:
     status = VMStatus(
         vm_id=vm_id, protocol_layers=_layers(raw), state=state, load=min(raw.load, 1000),
         available_capacity=min(raw.available_capacity, 1000), hardware_affinity=raw.hardware_affinity,
-        active_flows=raw.active_flows,
+        active_flows=raw.active_flows, queue_depth=raw.queue_depth, oldest_ns=raw.oldest_ns,
         heartbeat_ns=min(raw.heartbeat_ns, time.monotonic_ns()))
     text = bytes(ffi.buffer(raw.text)).split(b"\0", 1)[0].decode(errors="replace")
     return Report(
-        status=status, queue_depth=raw.queue_depth,
-        cmd_seen=raw.cmd_seen, assignment_seen=raw.assignment_seen,
+        status=status, cmd_seen=raw.cmd_seen, assignment_seen=raw.assignment_seen,
         routes_seen=tuple(raw.routes_seen), error=raw.error, busy_ns=raw.busy_ns, requests=raw.requests,
         bytes_in=raw.bytes_in, bytes_out=raw.bytes_out,
         counters={name: raw.counters[number] for number, name in COUNTERS.items()}, latency=tuple(raw.latency),

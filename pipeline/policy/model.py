@@ -309,6 +309,8 @@ class VMStatus:
     available_capacity: int = 0    # 1000 - load; 0 when not active
     hardware_affinity: int = 0     # bits of affinity.Hardware
     active_flows: int = 0
+    queue_depth: int = 0           # entries pending towards it
+    oldest_ns: int = 0             # age of the oldest answer that is begun and not complete; 0: none
     heartbeat_ns: int = 0          # CLOCK_MONOTONIC; 0: none yet
 
 

@@ -24,6 +24,7 @@ void fake_init(struct fake *k, const struct sl_layer *layer)
 	k->inst.state = SL_VM_ACTIVE;
 	k->inst.now_ns = 1000000000000;
 	sl_list_init(&k->flows);
+	sl_list_init(&k->inst.answers);
 	sl_wheel_init(&k->inst.wheel, k->inst.now_ns / 1000000);
 }
 

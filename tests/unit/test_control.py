@@ -225,13 +225,13 @@ def test_report(region: ControlRegion, instance: Instance) -> None:
     instance.status.counters[lib.SL_CNT_HANDSHAKES] = 12
     ffi.memmove(instance.status.text, b"a last word\0left over", 21)
     speak(instance, nb_layers=1, state=lib.SL_VM_ACTIVE, load=250, available_capacity=750, active_flows=4,
-          heartbeat_ns=now, hardware_affinity=5, cmd_seen=3, requests=100, error=11, queue_depth=2)
+          heartbeat_ns=now, hardware_affinity=5, cmd_seen=3, requests=100, error=11, queue_depth=2, oldest_ns=7)
     report = region.report()
     assert report
     s = report.status
     assert (s.vm_id, s.protocol_layers, s.state) == (VM_ID, (LayerId.TLS,), VmState.ACTIVE)
     assert (s.load, s.available_capacity, s.active_flows, s.heartbeat_ns) == (250, 750, 4, now)
-    assert (report.cmd_seen, report.requests, report.error, report.queue_depth) == (3, 100, 11, 2)
+    assert (report.cmd_seen, report.requests, report.error, s.queue_depth, s.oldest_ns) == (3, 100, 11, 2, 7)
     assert (report.counters["handshakes"], report.counters["bad_index"], report.text) == (12, 0, "a last word")
     assert len(report.counters) == lib.SL_CNT_HANDSHAKES + 1
 

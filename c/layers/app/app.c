@@ -10,6 +10,7 @@
 
 static void request_free(struct sl_app_request *r)
 {
+	sl_answer_drop(&r->answer);
 	sl_list_unlink(&r->node);
 	sl_list_append(r->app->free.next, &r->node);   /* in front: the one used last is still in the CPU's cache */
 	if (r->file)
@@ -84,7 +85,7 @@ void sl_app_push(struct sl_app_request *r)
 		return;
 	if (!r->flow->tx_fin)
 		sl_flow_fin(r->flow);
-	sl_latency_add(r->app->inst, r->began_ns);
+	sl_answer_done(r->app->inst, &r->answer);
 }
 
 /* Takes a free one, else one never used so far, so that memory is touched only as far as it was ever needed. */
@@ -104,7 +105,7 @@ static struct sl_app_request *request_new(struct sl_app *app, struct sl_flow *f)
 	r->app = app;
 	r->flow = f;
 	r->file = NULL;
-	r->began_ns = app->inst->now_ns;
+	sl_answer_begin(app->inst, &r->answer);
 	r->echo = r->started = false;
 	r->last = true;
 	r->body_in = r->pos = r->end = 0;

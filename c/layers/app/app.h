@@ -70,7 +70,7 @@ struct sl_app_request {
 	bool echo;
 	bool last;                   /* FIN follows what is there now */
 	bool started;                /* something was sent */
-	uint64_t began_ns;
+	struct sl_answer answer;
 	uint64_t body_len, body_in;  /* of the request: announced (all ones: not known), taken */
 	struct sl_app_file *file;
 	uint64_t pos, end;           /* piece of the file still to be sent */

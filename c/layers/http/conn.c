@@ -45,6 +45,7 @@ void sl_http_conn_free(struct http_conn *c)
 	sl_list_unlink(&c->wait_node);
 	sl_timer_cancel(&c->timer);
 	sl_timer_cancel(&c->write_timer);
+	sl_answer_drop(&c->answer);
 	sl_http_buf_put(h, &c->head);
 	sl_http_buf_put(h, &c->msg);
 	sl_http_buf_put(h, &c->rsp);
@@ -200,7 +201,7 @@ static void request_begin(struct http_conn *c)
 	c->keep = c->req.keep && (!conf->max_requests || c->nb_requests < conf->max_requests);
 	c->retried = c->body_sent = c->body_blocked = c->blank = false;
 	c->request_id = sl_request_id(h->inst);
-	c->began_ns = sl_now_ns();
+	sl_answer_begin(h->inst, &c->answer);
 	sl_http_body_init(&c->body, c->req.body_len, conf->max_body_bytes);
 	c->input = c->req.body_len ? IN_BODY : IN_HOLD;
 	c->output = OUT_WAIT;
@@ -299,7 +300,7 @@ void sl_http_request_done(struct http_conn *c)
 {
 	struct http_layer *h = c->http;
 
-	sl_latency_add(h->inst, c->began_ns);
+	sl_answer_done(h->inst, &c->answer);
 	sl_http_back_drop(c, SL_ERROR_CLIENT);
 	sl_http_buf_put(h, &c->msg);
 	sl_http_buf_put(h, &c->rsp);

@@ -127,7 +127,7 @@ struct http_conn {
 	struct http_buf *rsp;        /* head of the answer, not whole */
 	struct http_buf *out;        /* to be sent to the client before anything else */
 	uint64_t request_id;
-	uint64_t began_ns;           /* when the request's head was whole */
+	struct sl_answer answer;     /* from when the request's head was whole */
 	struct http_req req;
 	struct http_body body;
 	uint64_t resp_left;          /* bytes of the answer's body to come; UINT64_MAX: not known */

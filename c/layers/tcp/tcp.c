@@ -43,6 +43,7 @@ struct conn {
 	struct sl_flow_open open;
 	uint64_t active_ms;          /* last byte in either direction */
 	uint32_t read_len;           /* what the last read brought: decides the size of the next slot */
+	struct sl_answer answer;     /* the first one */
 	bool answered;
 };
 
@@ -61,6 +62,7 @@ static void conn_free(struct conn *c, bool abort)
 		setsockopt(c->watch.fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now));
 	sl_watch_del(c->inst, &c->watch);
 	sl_timer_cancel(&c->timer);
+	sl_answer_drop(&c->answer);
 	close(c->watch.fd);
 	c->inst->active_flows--;
 	free(c);
@@ -142,7 +144,7 @@ static uint32_t flow_data(struct sl_flow *f, const uint8_t *p, uint32_t len)
 
 	if (sl_unlikely(!c->answered)) {
 		c->answered = true;
-		sl_latency_add(c->inst, c->open.accepted_ns);
+		sl_answer_done(c->inst, &c->answer);
 		sl_trace_flow(f, SL_TRACE_BACK, 0);
 	}
 	if (n < 0 && errno != EAGAIN && errno != EINTR)
@@ -251,6 +253,7 @@ static void conn_new(struct sl_instance *inst, unsigned service, int fd, const s
 		close(fd);
 		return;
 	}
+	sl_answer_begin(inst, &c->answer);
 	inst->active_flows++;
 	inst->requests++;
 	conn_open(c);

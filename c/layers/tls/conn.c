@@ -21,6 +21,7 @@ static struct sl_instance *conn_inst(const struct sl_tls_conn *c)
 static void conn_free(struct sl_tls_conn *c)
 {
 	sl_timer_cancel(&c->timer);
+	sl_answer_drop(&c->handshake);
 	sl_list_unlink(&c->node);
 	SSL_free(c->ssl);
 	c->tls->nb_conns--;
@@ -159,7 +160,7 @@ void sl_tls_conn_handshake(struct sl_tls_conn *c)
 
 	if (r == 1) {
 		conn_inst(c)->counters[SL_CNT_HANDSHAKES]++;
-		sl_latency_add(conn_inst(c), c->began_ns);
+		sl_answer_done(conn_inst(c), &c->handshake);
 		if (SSL_session_reused(c->ssl))
 			conn_inst(c)->counters[SL_CNT_RESUMED]++;
 		sl_tls_negotiated(c->ssl, &c->open);
@@ -200,7 +201,6 @@ struct sl_tls_conn *sl_tls_conn_new(struct sl_tls *tls, struct sl_flow *f, const
 		return NULL;
 	c->tls = tls;
 	c->wire.flow = f;
-	c->began_ns = tls->inst->now_ns;
 	c->open = *open;
 	c->ssl = SSL_new(tls->hosts[0].ctx);
 	if (c->ssl)
@@ -214,6 +214,7 @@ struct sl_tls_conn *sl_tls_conn_new(struct sl_tls *tls, struct sl_flow *f, const
 	SSL_set_accept_state(c->ssl);
 	sl_timer_init(&c->timer, conn_timeout);
 	sl_list_append(&tls->conns, &c->node);
+	sl_answer_begin(tls->inst, &c->handshake);
 	tls->nb_conns++;
 	tls->inst->active_flows++;
 	return c;

@@ -50,7 +50,7 @@ struct sl_tls_conn {
 	struct sl_tls_wire wire;     /* wire.flow is the front flow */
 	struct sl_flow *back;        /* NULL: not open, or over */
 	struct sl_timer timer;       /* handshake deadline, retry of the open, linger */
-	uint64_t began_ns;
+	struct sl_answer handshake;
 	uint64_t deadline_ms;
 	uint32_t depth;              /* callbacks on the stack: freed when the last one returns */
 	uint8_t state;               /* enum sl_tls_state */

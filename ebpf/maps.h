@@ -11,6 +11,7 @@
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_MMAPABLE);   /* for the classifier in user space */
 	__type(key, __u32);
 	__type(value, struct sl_config);
 } config SEC(".maps");
@@ -32,6 +33,7 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, SL_VM_MAX);
+	__uint(map_flags, BPF_F_MMAPABLE);
 	__type(key, __u32);
 	__type(value, struct sl_vm);
 } vms SEC(".maps");

@@ -13,9 +13,14 @@
  *   frags     LRU hash                 struct sl_frag_key -> struct sl_frag         first fragments seen
  *   counters  per-CPU array[1]         struct sl_counters                           one per verdict
  *   xsks      XSKMAP[SL_QUEUES_MAX]    receive queue -> AF_XDP socket               written by the router
+ *   user_flows  array[SL_FLOW_BUCKETS]   struct sl_lru_bucket                       known flows, in user space
  *   link      (not a map)              the attachment of the program to the NIC
  *
- * Writers: the manager writes config ... maglev; the classifier flows, frags and counters; the router xsks. */
+ * Writers: the manager writes config ... maglev; the classifier flows, frags and counters; the router xsks.
+ *
+ * Where the NIC belongs to DPDK there is no XDP: the router runs the same source in user space (c/classifier). It maps
+ * config, vms and the tables in maglev, copies services and vips whenever config's generation changes, writes counters
+ * once a second, and keeps user_flows, which is there only then, in place of flows. */
 #ifndef SL_ABI_CLASSIFIER_H
 #define SL_ABI_CLASSIFIER_H
 
@@ -35,6 +40,10 @@ enum {
 	SL_VIP_MAX = 256,
 	SL_FLOW_MAX = 65536,          /* known flows; the least recently used one makes room */
 	SL_FRAG_MAX = 4096,
+
+	SL_LRU_WAYS = 8,              /* places of one bucket, in user space */
+	SL_FLOW_BUCKETS = 16384,      /* twice SL_FLOW_MAX places: buckets do not fill evenly */
+	SL_FRAG_BUCKETS = 1024,
 };
 
 /* why a frame was handed to the router */
@@ -63,8 +72,10 @@ struct sl_config {
 	__u64 hash_seed;    /* random: a client can not choose its instance in advance */
 	__u32 epoch;        /* of the RoutingTable that vms and maglev show */
 	__u32 nb_queues;    /* receive queues that the router serves */
+	__u32 generation;   /* another number after each change of services or vips, written after it */
+	__u32 pad;
 };
-_Static_assert(sizeof(struct sl_config) == 16, "no implicit padding");
+_Static_assert(sizeof(struct sl_config) == 24, "mapped: a multiple of 8");
 
 /* Addresses are IPv6 or IPv4-mapped (::ffff:a.b.c.d), as on the wire. An IPv6 packet *to* a mapped address is never
  * ours. */
@@ -153,6 +164,21 @@ struct sl_frag {
 	__u16 service;
 };
 _Static_assert(sizeof(struct sl_frag) == 12, "no implicit padding");
+
+/* Known flows in user space, where an LRU map can not be mapped: eight places for the keys of one hash, of which the
+ * least recently used makes room. Writer: the router; the next router goes on with it. */
+struct sl_lru_place {
+	__u64 key[5];       /* struct sl_flow_key */
+	__u64 value[2];     /* struct sl_flow */
+};
+_Static_assert(sizeof(struct sl_lru_place) == 56, "no implicit padding");
+
+struct sl_lru_bucket {
+	__u32 tag[8];       /* of the key's hash; 0: the place is empty */
+	__u32 used[8];      /* when it was last looked up, CLOCK_MONOTONIC in units of 2^24 ns */
+	struct sl_lru_place place[8];
+};
+_Static_assert(sizeof(struct sl_lru_bucket) == 512, "whole cache lines, and a power of two");
 
 /* Packets by verdict: every packet counts exactly once. A name's first word is what happens to the packet: pass_
  * goes to the kernel unchanged (XDP_PASS), drop_ ends here (XDP_DROP), all others go to the router (XDP_REDIRECT)

@@ -12,7 +12,6 @@ import os
 import time
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from ipaddress import IPv6Address
 from mmap import mmap
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any, Self
 
 from pipeline._native import ffi, lib
 from pipeline.errors import ClassifierError
+from pipeline.host.pin_entries import Config, FlowEntry, ServiceEntry, VmEntry
 from pipeline.policy.model import Instance, IPAddress, RoutingTable, Service
 
 MAGLEV_SIZE: int = lib.SL_MAGLEV_SIZE
@@ -39,60 +39,10 @@ MAPS = {  # name: key, value
     "counters": ("__u32", "struct sl_counters"),
     "xsks": ("__u32", "__u32"),
 }
+USER_FLOWS = "user_flows"      # made by a router that classifies in user space: in place of flows
+_KINDS = {**MAPS, USER_FLOWS: ("__u32", "struct sl_lru_bucket")}
 _BATCH = 4096       # entries of one read; no hash bucket has more
 _MAP_TYPE_ARRAY, _F_MMAPABLE = 2, 1 << 10
-
-
-@dataclass(frozen=True)
-class Config:
-    """What holds for the whole swarm (struct sl_config)."""
-
-    epoch: int
-    nb_queues: int
-
-
-@dataclass(frozen=True)
-class ServiceEntry:
-    """One address of a service, as the classifier knows it."""
-
-    name: str
-    index: int
-    address: IPAddress
-    port: int
-    protocol: int
-    layer: int
-
-
-@dataclass(frozen=True)
-class VmEntry:
-    """One row of the RoutingTable (struct sl_vm)."""
-
-    vm_id: int
-    gen: int
-    state: int
-    layer: int
-    layers: tuple[int, ...]
-    load: int                   # 0 ... 1000
-    weight: int
-    capacity: int
-    hardware_affinity: int
-
-
-@dataclass(frozen=True)
-class FlowEntry:
-    """A flow that the classifier remembers. ``valid``: its instance still takes it; else its next packet gets
-    another one.
-    """
-
-    client: IPAddress
-    client_port: int
-    address: IPAddress
-    port: int
-    protocol: int
-    vm_id: int
-    service: int
-    age: float                  # seconds
-    valid: bool
 
 
 def check(result: int, what: str, hint: str = "") -> int:
@@ -136,7 +86,7 @@ class Map:
 
     def __init__(self, name: str, fd: int) -> None:
         self.name, self.fd = name, fd
-        self.key, self.value = MAPS[name]
+        self.key, self.value = _KINDS[name]
 
     def get(self, key: Any) -> Any:
         """A copy of the value, or None."""
@@ -232,6 +182,7 @@ class Pins:
         gone = self._maps["services"].snapshot().keys() - keys.keys()
         self._maps["services"].replace(keys)
         self._maps["vips"].replace({a: _bytes(ffi.new("struct sl_vip *", [i])) for a, i in vips.items()})
+        self._configure("generation", (self._maps["config"].get(0).generation + 1) & 0xFFFF_FFFF)
         if gone:
             self._forget_flows(gone)
             for index in set(range(lib.SL_SERVICE_MAX)) - {entry.index for entry in self.services()}:
@@ -334,8 +285,22 @@ class Pins:
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
         found = [FlowEntry(_address(k.src), ntohs(k.sport), _address(k.dst), ntohs(k.dport), k.proto, f.vm_id,
                            f.service, max(now - f.since_ns, 0) / 1e9, (f.vm_id, f.gen) in valid)
-                 for k, f in self._maps["flows"].entries()]
+                 for k, f in (*self._maps["flows"].entries(), *self._user_flows())]
         return sorted(found, key=lambda flow: -flow.age)
+
+    def _user_flows(self) -> Iterator[tuple[Any, Any]]:
+        """Those of a router that classifies in user space."""
+        fd = lib.sl_bpf_pin_get(os.fsencode(self.root / USER_FLOWS))
+        if fd == -errno.ENOENT:
+            return
+        try:
+            for _, bucket in Map(USER_FLOWS, check(fd, f"open {self.root / USER_FLOWS}")).entries():
+                for tag, place in zip(bucket.tag, bucket.place, strict=True):
+                    if tag:
+                        yield ffi.cast("struct sl_flow_key *", place.key), ffi.cast("struct sl_flow *", place.value)
+        finally:
+            if fd >= 0:
+                os.close(fd)
 
     def counters(self) -> dict[str, int]:
         """Packets by verdict since the pins were made, over all CPUs, in the order of struct sl_counters."""
@@ -375,7 +340,7 @@ class Pins:
         descriptor (the router has one of xsks).
         """
         self.detach()
-        for name in MAPS:
+        for name in _KINDS:
             (self.root / name).unlink(missing_ok=True)
         if self.root.is_dir():
             self.root.rmdir()

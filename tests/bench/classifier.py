@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The classifier: ns for a packet of each kind, as BPF_PROG_TEST_RUN measures it, beside a program that only passes."""
+"""The classifier: ns for a packet of each kind, as BPF_PROG_TEST_RUN measures it, beside a program that only passes;
+and the same source in user space, beside the kernel's."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import ctypes
 import errno
 import logging
 import os
+import struct
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,10 +17,12 @@ from pathlib import Path
 from pipeline._native import ffi, lib
 
 from bench.harness import Bench, CannotMeasure, Group, pairs
+from bench.native import built, measure
 from pipeline.errors import SwarmlineError
 from pipeline.host.classifier import Classifier, mount_pins, umount_pins
 
 _REPEAT = 300_000
+_USER_REPEAT = 2_000_000
 _SYS_BPF, _PROG_LOAD, _TYPE_XDP = 321, 5, 6
 _KINDS = {
     "": "tcp4",
@@ -84,9 +88,19 @@ def _opened() -> Iterator[Sequence[Bench]]:
         try:
             rig.reset()
             frames = {row.name: row.frame for row in ROWS}
+            packets = Path(folder, "frames")
+            packets.write_bytes(b"".join(struct.pack("=I", len(row.frame)) + row.frame for row in ROWS))
+            place = {row.name: index for index, row in enumerate(ROWS)}
+            program = built("bench-classifier")
             yield [
                 Bench(f"classifier.ns{suffix}", "ns", pairs(_run(classifier, frames[name]), _bare(bare, frames[name])),
                       f"bare XDP_PASS ({name})", more_is_better=False, nb=7)
+                for suffix, name in _KINDS.items()
+            ] + [
+                Bench(f"classifier.user.ns{suffix}", "ns",
+                      pairs(_in_user_space(program, classifier, packets, place[name]),
+                            _run(classifier, frames[name])),
+                      f"the XDP program, BPF_PROG_TEST_RUN ({name})", more_is_better=False, nb=7)
                 for suffix, name in _KINDS.items()
             ]
         finally:
@@ -101,4 +115,9 @@ def _run(classifier: Classifier, frame: bytes) -> Callable[[], float]:
     return lambda: float(classifier.test_run(frame, repeat=_REPEAT).ns)
 
 
-GROUPS = (Group(("classifier.ns",), _opened),)
+def _in_user_space(program: Path, classifier: Classifier, packets: Path, index: int) -> Callable[[], float]:
+    """On the same pinned maps; the descriptor of the program is not needed."""
+    return lambda: measure(program, classifier.root, -1, packets, _USER_REPEAT, "time", index)
+
+
+GROUPS = (Group(("classifier.ns", "classifier.user.ns"), _opened),)

@@ -12,6 +12,7 @@ without root.
     routing   VMStatus             -> RoutingTable -> Maglev table
     scaling   load samples         -> how many instances a layer should have
     affinity  hardware of a VM     -> how well it suits a layer
+    hardware  the nouns of a machine: Cpu, Node, Function, Machine; accelerators.toml: PCI numbers
 
-    errors <- model <- {affinity <- routing, config, scaling} ; {model, routing} <- plan
+    errors <- model <- {affinity <- {routing, hardware}, config, scaling} ; {model, routing} <- plan
 """

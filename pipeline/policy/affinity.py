@@ -24,6 +24,7 @@ class Hardware(IntFlag):
     SHA_NI = 1 << 2      # x86 SHA instructions
     AVX512 = 1 << 3
     ARM_CE = 1 << 4      # ARMv8 crypto extensions
+    GFNI = 1 << 5        # x86 Galois field instructions
     QAT = 1 << 16        # Intel QuickAssist function
     CRYPTO = 1 << 17     # another crypto accelerator, by virtio-crypto or vfio
     NIC_VF = 1 << 18     # an own virtual function of the NIC
@@ -31,7 +32,8 @@ class Hardware(IntFlag):
 
 _NAMES = {
     Hardware.AES_NI: "aes-ni", Hardware.VAES: "vaes", Hardware.SHA_NI: "sha-ni", Hardware.AVX512: "avx512",
-    Hardware.ARM_CE: "arm-ce", Hardware.QAT: "qat", Hardware.CRYPTO: "crypto", Hardware.NIC_VF: "nic-vf",
+    Hardware.ARM_CE: "arm-ce", Hardware.GFNI: "gfni", Hardware.QAT: "qat", Hardware.CRYPTO: "crypto",
+    Hardware.NIC_VF: "nic-vf",
 }
 _BITS = {name: bit for bit, name in _NAMES.items()}
 

@@ -13,31 +13,41 @@ import contextlib
 import os
 import pickle
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
-from pipeline.errors import HolderError, LaunchError, SwarmlineError
+from pipeline.errors import HolderError, InstanceError, LaunchError, SwarmlineError
 from pipeline.host import keys, namespaces, processes
 from pipeline.host.certs import KeyPair, TicketKey, self_signed
 from pipeline.host.classifier import Classifier, mount_pins, pin_root
-from pipeline.host.control import Assignment, Command, ControlRegion, EdgeSeat, Report, RouteEntry, ServiceSeat
+from pipeline.host.control import (
+    Assignment,
+    Command,
+    ControlRegion,
+    EdgeSeat,
+    GuestClock,
+    Report,
+    RouteEntry,
+    ServiceSeat,
+)
 from pipeline.host.doorbells import Doorbells, ring
 from pipeline.host.edges import EdgeMemory
 from pipeline.host.holder_client import HolderClient, InstanceFds
-from pipeline.host.ivshmem import sealed_memfd
+from pipeline.host.memory import sealed_memfd
 from pipeline.host.nic import Gateway, NicFacts, nic_facts
 from pipeline.host.pins import MAGLEV_SIZE
 from pipeline.host.router import Router, RouterSpec
 from pipeline.host.tap import TapSpec
-from pipeline.instances.conf import Secrets, conf_items
+from pipeline.instances.conf import ConfItem, Secrets, conf_items
 from pipeline.instances.driver import Driver, EdgeGrant, InstanceSpec, Running
 from pipeline.instances.process import ProcessDriver
+from pipeline.instances.qemu import QemuDriver
 from pipeline.policy import plan
 from pipeline.policy.config import Config
 from pipeline.policy.model import Driver as DriverName
-from pipeline.policy.model import Edge, Instance, IPAddress, LayerId, RoutingTable, Service, Slot, Swarm, VmState
+from pipeline.policy.model import Edge, Instance, IPAddress, Layer, LayerId, RoutingTable, Service, Slot, Swarm, VmState
 from pipeline.policy.routing import maglev_table, next_table
 
 FAREWELL = 0.05          # seconds for the last frames of a tcp instance
@@ -54,6 +64,7 @@ class Member:
     seats: tuple[Slot, ...]          # its edges, in the order of its assignment
     running: Running | None = None
     watcher: asyncio.Task[None] | None = None
+    plugging: asyncio.Task[None] | None = None
 
 
 class Actor:
@@ -70,8 +81,8 @@ class Actor:
         self.classifier: Classifier | None = None
         self.router: Router | None = None
         self._router_watcher: asyncio.Task[None] | None = None
-        self._drivers: dict[DriverName, Driver] = {DriverName.PROCESS: ProcessDriver()}
-        self._doorbells = Doorbells(lambda _vm_id: on_news())
+        self._drivers: dict[DriverName, Driver] = {DriverName.PROCESS: ProcessDriver(), DriverName.QEMU: QemuDriver()}
+        self._doorbells = Doorbells(self._rung)
         self._on_news, self._on_end, self._on_router_end = on_news, on_end, on_router_end
         self._secrets = Secrets()
         self._routing = RoutingTable()
@@ -108,8 +119,9 @@ class Actor:
         """Lets go of everything; the swarm goes on."""
         asyncio.get_running_loop().remove_reader(self._doorbells)
         for member in self.members.values():
-            if member.watcher:
-                member.watcher.cancel()
+            for task in (member.watcher, member.plugging):
+                if task:
+                    task.cancel()
             if member.running:
                 member.running.close()
         if self._router_watcher:
@@ -140,7 +152,7 @@ class Actor:
         for edge in swarm.edges:
             self.edges[edge.name] = EdgeMemory.adopt(self.holder, edge)
         for instance in swarm.instances:
-            self._adopt_instance(instance)
+            await self._adopt_instance(instance)
         if swarm.router:
             self.router = self._new_router()
             self._router_tell(swarm.services)
@@ -151,21 +163,34 @@ class Actor:
                 await self.router.start()
             self._watch_router()
 
-    def _adopt_instance(self, instance: Instance) -> None:
+    async def _adopt_instance(self, instance: Instance) -> None:
         try:
             fds = self.holder.instance_get(instance.vm_id)
         except HolderError:
             self._on_end(instance.vm_id)
             return
-        member = Member(instance, fds, ControlRegion(fds.control, instance.vm_id), instance.slots)
+        member = Member(instance, fds, self._control(instance, fds), instance.slots)
         self.members[instance.vm_id] = member
         self._doorbells.add(instance.vm_id, fds.manager)
         pid = instance.pid or self._pid_of(instance.vm_id)
-        member.running = self._drivers[instance.driver].adopt(self._spec(member), pid) if pid else None
+        member.running = await self._driver(instance).adopt(self._spec(member), pid) if pid else None
         if member.running and instance.state is not VmState.BOOTING:      # a start that was cut off is not gone on with
             member.watcher = asyncio.create_task(self._watch(member))
         else:
             self._on_end(instance.vm_id)
+
+    def _driver(self, instance: Instance) -> Driver:
+        return self._drivers[instance.driver]
+
+    def _control(self, instance: Instance, fds: InstanceFds) -> ControlRegion:
+        clock = GuestClock() if instance.driver is DriverName.QEMU else None
+        return ControlRegion(fds.control, instance.vm_id, clock=clock)
+
+    def _rung(self, vm_id: int) -> None:
+        member = self.members.get(vm_id)
+        if member and member.running and not member.running.booted.is_set() and member.control.report():
+            member.running.booted.set()
+        self._on_news()
 
     def _pid_of(self, vm_id: int) -> int | None:
         """Of an instance whose start the former manager did not live to note."""
@@ -218,7 +243,23 @@ class Actor:
 
     def reports(self) -> dict[int, Report]:
         """What each instance says of itself now."""
-        return {vm_id: report for vm_id, member in self.members.items() if (report := member.control.report())}
+        found = {}
+        for vm_id, member in self.members.items():
+            if (report := member.control.report()) is not None:
+                found[vm_id] = report
+                if member.running:
+                    member.running.booted.set()
+        return found
+
+    def overdue(self, vm_id: int, age: float) -> bool:
+        """Whether an instance that was started so many seconds ago should have been ready."""
+        member = self.members.get(vm_id)
+        return member is not None and age > self._driver(member.instance).boot_timeout
+
+    def last_words(self, vm_id: int) -> str:
+        """What is known of an instance's end besides its own report."""
+        member = self.members.get(vm_id)
+        return member.running.why if member and member.running else ""
 
     def trace_every_set(self, every: int) -> None:
         """The first layers trace one request in so many; 0: none."""
@@ -232,21 +273,21 @@ class Actor:
     async def _start_instance(self, instance: Instance) -> None:
         vm_id = instance.vm_id
         fds = self.holder.instance_add(vm_id)
-        control = ControlRegion(fds.control, vm_id)
+        control = self._control(instance, fds)
         control.format(trace_every=self._trace_every, spin_us=0)
         seats = instance.slots
         member = Member(instance, fds, control, seats)
         self.members[vm_id] = member
         self._doorbells.add(vm_id, fds.manager)
-        conf = conf_items(self.config, instance.layers[0], self._secrets_for(instance))
-        control.assign(self._assignment(instance), conf)
+        control.assign(self._assignment(instance), self._conf(instance))
         self._write_routes(member, self._routing)
         self._announce()
         try:
-            member.running = await self._drivers[instance.driver].start(self._spec(member))
+            member.running = await self._driver(instance).start(self._spec(member))
         except LaunchError:
             self._forget(vm_id)
             raise
+        member.plugging = asyncio.create_task(self._plug(member))
         tap = member.running.take_tap()
         if tap is not None:
             assert self.router
@@ -255,6 +296,15 @@ class Actor:
             finally:
                 os.close(tap)
         member.watcher = asyncio.create_task(self._watch(member))
+
+    async def _plug(self, member: Member) -> None:
+        assert member.running
+        grants = [EdgeGrant(self.edges[s.edge].edge_id, self.edges[s.edge].fd) for s in member.seats]
+        try:
+            await self._driver(member.instance).plug(member.running, grants)
+        except InstanceError as error:
+            member.running.why = error.explain()
+            member.running.kill()
 
     async def _watch(self, member: Member) -> None:
         assert member.running
@@ -266,6 +316,8 @@ class Actor:
         member = self.members.get(vm_id)
         if member is None:
             return
+        if member.plugging:
+            member.plugging.cancel()
         if member.watcher:
             member.watcher.cancel()
             await asyncio.wait([member.watcher])       # as it ends it lets go of the pidfd that is waited for below
@@ -275,7 +327,7 @@ class Actor:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(STOP_TIMEOUT):
                         await member.running.wait()
-            await self._drivers[member.instance.driver].stop(member.running)
+            await self._driver(member.instance).stop(member.running)
         if self.router and LayerId.TCP in member.instance.layers:
             # its kernel has just told every client that its connection is over: let the router carry that out
             await asyncio.sleep(FAREWELL)
@@ -291,9 +343,18 @@ class Actor:
         self._announce()
 
     def _spec(self, member: Member) -> InstanceSpec:
-        grants = tuple(EdgeGrant(self.edges[s.edge].edge_id, self.edges[s.edge].fd) for s in member.seats)
-        tap = TapSpec(self.nic.mac, self.mtu) if LayerId.TCP in member.instance.layers else None
-        return InstanceSpec(member.instance.vm_id, self.run_dir, member.fds.facts.socket, grants, tap)
+        layers = member.instance.layers
+        tap = TapSpec(self.nic.mac, self.mtu) if LayerId.TCP in layers else None
+        files = Path(self.config.app.root) if LayerId.APP in layers and self.config.app.root else None
+        pool = next((layer for layer in self.config.layers if layer.id in layers), Layer(layers[0]))
+        return InstanceSpec(member.instance.vm_id, self.run_dir, member.fds.facts.socket, tap, files, pool.memory,
+                            pool.cpus)
+
+    def _conf(self, instance: Instance) -> list[ConfItem]:
+        """The layer's configuration, with paths as the instance sees them."""
+        root = self.config.app.root
+        app = replace(self.config.app, root=self._driver(instance).place(root) if root else None)
+        return conf_items(replace(self.config, app=app), instance.layers[0], self._secrets_for(instance))
 
     def _assignment(self, instance: Instance) -> Assignment:
         layer = instance.layers[0]

@@ -200,7 +200,11 @@ class Manager:
         elif report and instance.state is VmState.BOOTING and report.status.state is VmState.READY:
             self.actual = self.actual.with_instance(instance.to(VmState.READY))
             self.note("ready", f"{instance} is ready", vm_id=instance.vm_id)
-        elif instance.vm_id in self._silent and instance.state is not VmState.BOOTING:
+        elif instance.state is VmState.BOOTING:
+            age = time.monotonic() - self._started_at.get(instance.vm_id, 0.0)
+            if self.actor.overdue(instance.vm_id, age):
+                self._instance_failed(instance, report, f"was not ready within {age:.0f} s")
+        elif instance.vm_id in self._silent:
             self._instance_failed(instance, report, "gave no heartbeat")
 
     def _settled(self, instance: Instance, report: Report) -> Report:
@@ -212,8 +216,8 @@ class Manager:
 
     def _instance_failed(self, instance: Instance, report: Report | None, how: str) -> None:
         self._fail(instance.vm_id)
-        words = report.text if report and report.text else "; ".join(
-            log_tail(self.run_dir / "log" / f"instance-{instance.vm_id}.log", 1))
+        known = filter(None, (report.text if report else "", self.actor.last_words(instance.vm_id)))
+        words = "; ".join(known) or "; ".join(log_tail(self.run_dir / "log" / f"instance-{instance.vm_id}.log", 1))
         self.note("instance-failed", f"{instance} {how}{': ' if words else ''}{words}", vm_id=instance.vm_id)
         if not self.complete:
             raise InstanceError(f"{instance} {how} while the swarm was coming up{': ' if words else ''}{words}",
@@ -226,7 +230,8 @@ class Manager:
         self._roll_back(instance)
         self.actual = self.actual.with_instance(instance.to(VmState.FAILED))
         now = time.monotonic()
-        age = now - self._started_at.get(vm_id, 0.0)
+        # one that never was ready has not lived, however long it took
+        age = 0.0 if instance.state is VmState.BOOTING else now - self._started_at.get(vm_id, 0.0)
         delay = self._crash_loops.died(instance.layers[0], age, now)
         if delay:
             self.note("crash-loop", f"{instance.layers[0].label} instances keep dying young; "

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from pipeline.actor import Member
 from pipeline.errors import SwarmlineError
 from pipeline.host.control import Report
 from pipeline.manager import Manager
@@ -18,7 +19,8 @@ def status(manager: Manager) -> dict[str, Any]:
     return {
         "swarm": {"name": manager.config.name, "pid": os.getpid(), "run_dir": str(manager.run_dir),
                   "interface": actual.classifier, "up": manager.complete, "events": dict(manager.event_counts)},
-        "instances": [_instance(i, manager.reports.get(i.vm_id)) for i in actual.instances],
+        "instances": [_instance(i, manager.reports.get(i.vm_id), manager.actor.members.get(i.vm_id))
+                      for i in actual.instances],
         "layers": [{"layer": layer.id.label, "instances": layer.instances, "min": layer.min, "max": layer.max,
                     "active": len([i for i in actual.pool(layer.id) if i.state.name == "ACTIVE"])}
                    for layer in manager.intent.layers],
@@ -32,12 +34,13 @@ def status(manager: Manager) -> dict[str, Any]:
     }
 
 
-def _instance(instance: Instance, report: Report | None) -> dict[str, Any]:
+def _instance(instance: Instance, report: Report | None, member: Member | None) -> dict[str, Any]:
     own = report.status if report else None
     return {
         "vm_id": instance.vm_id,
         "layers": [layer.label for layer in instance.layers],
         "driver": instance.driver.value,
+        **(member.running.about if member and member.running else {}),
         "state": instance.state.name.lower(),
         "pid": instance.pid,
         "load": own.load if own else 0,

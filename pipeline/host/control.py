@@ -30,6 +30,7 @@ TRACE_OFF = 6 * PAGE
 CONF_OFF: int = lib.SL_CONTROL_LEN - lib.SL_CONF_LEN
 READ_TRIES = 16          # a writer that is always in the middle of writing is a liar or a corpse
 U32 = 0xFFFF_FFFF
+CLOCK_WINDOW_NS = 10_000_000_000
 
 # what must not overlap
 assert ASSIGNMENT_OFF + ffi.sizeof("struct sl_assignment") <= ROUTES_OFF
@@ -151,12 +152,49 @@ def struct_bytes(name: str, **fields: Any) -> bytes:
     return bytes(ffi.buffer(value))
 
 
+class Clock:
+    """An instance's clock, as its control region shows it: that of this machine."""
+
+    behind = 0         # nanoseconds by which it is behind this machine's CLOCK_MONOTONIC
+
+    def heard(self, beat_ns: int, now_ns: int) -> int:
+        """A heartbeat is read, perhaps once more: its time by the clock of this machine."""
+        return beat_ns
+
+
+class GuestClock(Clock):
+    """Began when the guest booted, and need not run as fast as ours. So a heartbeat's time is when it was first seen.
+    For traces the distance of the clocks is the smallest lag seen lately: it holds the least delay.
+    """
+
+    def __init__(self) -> None:
+        self._beat, self._seen = 0, 0
+        self._lags = (0, 0)               # smallest of this window, and of the one before
+        self._window_ends = 0
+
+    def heard(self, beat_ns: int, now_ns: int) -> int:
+        if beat_ns and beat_ns != self._beat:
+            self._beat, self._seen = beat_ns, now_ns
+            self._learn(now_ns - beat_ns, now_ns)
+        return self._seen
+
+    def _learn(self, lag: int, now_ns: int) -> None:
+        if now_ns >= self._window_ends:
+            self._lags = (lag, self._lags[0] if self._window_ends else lag)
+            self._window_ends = now_ns + CLOCK_WINDOW_NS
+        self._lags = (min(lag, self._lags[0]), self._lags[1])
+        self.behind = min(self._lags)
+
+
 class ControlRegion:
     """One instance's region, mapped. There is one writer: the manager that owns this object."""
 
-    def __init__(self, fd: int, vm_id: int) -> None:
-        """Maps the region. ``fd`` may be closed afterwards. For a new instance call ``format`` next."""
+    def __init__(self, fd: int, vm_id: int, *, clock: Clock | None = None) -> None:
+        """Maps the region. ``fd`` may be closed afterwards. For a new instance call ``format`` next. ``clock``: the
+        instance's, if that is not this machine's.
+        """
         self.vm_id = vm_id
+        self._clock = clock or Clock()
         self._map = mmap.mmap(fd, lib.SL_CONTROL_LEN)
         self._buffer = ffi.from_buffer(self._map, require_writable=True)
         self._base = ffi.cast("__u8 *", self._buffer)
@@ -242,6 +280,7 @@ class ControlRegion:
             ffi.memmove(private, self._base + STATUS_OFF, ffi.sizeof(private[0]))
             lib.sl_fence()
             if not before & 1 and lib.sl_load_acquire_u32(seq) == before:
+                private.heartbeat_ns = self._clock.heard(private.heartbeat_ns, time.monotonic_ns())
                 return _report(self.vm_id, private)
         return None
 
@@ -261,7 +300,7 @@ class ControlRegion:
         keep = max(0, min(new, lib.SL_TRACE_CAP - 1 - lost)) if lost < lib.SL_TRACE_CAP else 0
         self._trace_next = end
         events = (private.events[n & (lib.SL_TRACE_CAP - 1)] for n in range(end - keep, end))
-        return [event for raw in events if (event := _trace_event(self.vm_id, raw))]
+        return [event for raw in events if (event := _trace_event(self.vm_id, raw, self._clock.behind))]
 
     # ---- below
 
@@ -358,8 +397,8 @@ def _layers(raw: Any) -> tuple[LayerId, ...]:
     return tuple(LayerId(n) for n in numbers if n in LayerId._value2member_map_)
 
 
-def _trace_event(vm_id: int, raw: Any) -> TraceEvent | None:
+def _trace_event(vm_id: int, raw: Any, behind: int) -> TraceEvent | None:
     if raw.point not in TRACE_POINTS or raw.layer not in LayerId._value2member_map_ or not raw.request_id:
         return None
-    return TraceEvent(raw.request_id, raw.parent_id, raw.time_ns, vm_id, LayerId(raw.layer),
+    return TraceEvent(raw.request_id, raw.parent_id, raw.time_ns + behind, vm_id, LayerId(raw.layer),
                       TRACE_POINTS[raw.point], raw.peer_vm)

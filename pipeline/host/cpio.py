@@ -2,7 +2,7 @@
 """Archives for the kernel's initramfs: cpio, format newc (Documentation/driver-api/early-userspace/buffer-format.rst).
 
 Written here and not by cpio(1), so that device nodes need no rights, and equal contents give equal bytes: sorted,
-owned by root, no times, inode numbers counted.
+owned by root, no times but those that are given, inode numbers counted.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ class Entry:
     mode: int
     data: bytes = b""
     device: tuple[int, int] = (0, 0)
+    mtime: int = 0             # seconds since the epoch
 
 
 def directory(mode: int = 0o755) -> Entry:
@@ -62,14 +63,15 @@ def tree(folder: Path, at: str) -> dict[str, Entry]:
             path = Path(place, name)
             target = path.resolve()
             if target.is_relative_to(root) and target.is_file():
-                found[f"{at}/{path.relative_to(root)}"] = regular(target.read_bytes())
+                found[f"{at}/{path.relative_to(root)}"] = Entry(
+                    stat.S_IFREG | 0o644, target.read_bytes(), mtime=int(target.stat().st_mtime))
     return found
 
 
 def _append(out: bytearray, path: str, inode: int, entry: Entry) -> None:
     name = path.encode() + b"\0"
     links = 2 if stat.S_ISDIR(entry.mode) else 1
-    fields = (inode, entry.mode, 0, 0, links, 0, len(entry.data), 0, 0, *entry.device, len(name), 0)
+    fields = (inode, entry.mode, 0, 0, links, entry.mtime, len(entry.data), 0, 0, *entry.device, len(name), 0)
     out += b"070701" + b"".join(b"%08X" % field for field in fields) + name
     out += bytes(-len(out) % 4) + entry.data
     out += bytes(-len(out) % 4)

@@ -36,6 +36,7 @@ from pipeline.host.processes import program
 
 FORMAT = 1                     # of what this module makes: a new one makes images anew
 PROGRAM = "swarmline-instance"
+FOLDER_VARIABLE = "SWARMLINE_IMAGES"
 DRIVER = "sl_ivshmem"
 MODULES = ("virtio_pci", "virtio_net")     # with what they need; the driver comes last
 COMPILER = "gcc-12"            # the kernel's own
@@ -92,6 +93,8 @@ class Sources:
 
 def default_folder() -> Path:
     """Where images live if nothing else is said."""
+    if said := os.environ.get(FOLDER_VARIABLE):
+        return Path(said)
     return Path("/var/cache/swarmline") if os.geteuid() == 0 else Path.home() / ".cache/swarmline"
 
 

@@ -26,7 +26,6 @@ connects to the socket of a dead instance is not that instance: a new start is a
 
 from __future__ import annotations
 
-import fcntl
 import os
 import selectors
 import socket
@@ -34,6 +33,7 @@ import struct
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from pipeline.host.memory import sealed_memfd
 from pipeline.host.wire import Outbox
 
 PROTOCOL_VERSION = 0
@@ -41,20 +41,6 @@ VM_MANAGER = 0                # c/abi/base.h: SL_VM_MANAGER, SL_VM_MAX
 VM_MAX = 1024
 CONTROL_LEN = 1 << 20         # c/abi/control.h: SL_CONTROL_LEN
 QUEUE_MAX = 2 * VM_MAX + 8    # messages: a greeting and as many changes again
-
-SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-
-
-def sealed_memfd(name: str, length: int, flags: int = 0) -> int:
-    """Zeroed shared memory that nobody can resize."""
-    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING | flags)
-    try:
-        os.ftruncate(fd, length)
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)
-    except OSError:
-        os.close(fd)
-        raise
-    return fd
 
 
 class Instance:

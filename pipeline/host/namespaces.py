@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from pipeline.errors import NamespaceError
 
-CLONE_NEWNET = 0x40000000
+CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWNET = 0x04000000, 0x08000000, 0x40000000
 FOLDER = Path("/run/netns")
 
 T = TypeVar("T")
@@ -64,30 +64,40 @@ def run_in(where: Netns, function: Callable[[], T]) -> T:
     if where == "":
         return function()
     netns = open_netns(where)
-    result: list[T] = []
-    failure: list[BaseException] = []
-
-    def thread() -> None:
-        try:
-            _enter(netns, where)
-            result.append(function())
-        except BaseException as error:  # handed to the caller
-            failure.append(error)
-
     try:
-        runner = threading.Thread(target=thread, name=f"netns-{where}")
-        runner.start()
-        runner.join()
+        return _in_thread(lambda: _enter(netns, where), function)
     finally:
         os.close(netns)
-    if failure:
-        raise failure[0]
-    return result[0]
 
 
 def spawn_in(where: Netns, argv: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
     """Starts a process inside the namespace; options as for subprocess.Popen."""
     return run_in(where, lambda: subprocess.Popen(argv, **options))
+
+
+def spawn_alone(argv: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+    """Starts a process in a network, an IPC and a host name namespace of its own, in which there is nothing."""
+    return _in_thread(_leave, lambda: subprocess.Popen(argv, **options))
+
+
+def _in_thread(first: Callable[[], None], function: Callable[[], T]) -> T:
+    """A namespace is left with the thread that entered it."""
+    result: list[T] = []
+    failure: list[BaseException] = []
+
+    def thread() -> None:
+        try:
+            first()
+            result.append(function())
+        except BaseException as error:  # handed to the caller
+            failure.append(error)
+
+    runner = threading.Thread(target=thread, name="namespace")
+    runner.start()
+    runner.join()
+    if failure:
+        raise failure[0]
+    return result[0]
 
 
 def _path(where: Netns) -> Path:
@@ -106,4 +116,11 @@ def _enter(netns: int, where: Netns) -> None:
     if libc.setns(netns, CLONE_NEWNET):
         error = os.strerror(ctypes.get_errno())
         raise NamespaceError(f"cannot enter the network namespace of {where}: {error}",
+                             hint="this needs CAP_SYS_ADMIN: run it as root")
+
+
+def _leave() -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS):
+        raise NamespaceError(f"cannot make namespaces: {os.strerror(ctypes.get_errno())}",
                              hint="this needs CAP_SYS_ADMIN: run it as root")

@@ -5,7 +5,8 @@
 op                 fields                    reply; descriptors
 =================  ========================  =================================================================
 hello                                        version, pid, run_dir, manager {state, pid, starts, status}
-edge.create        name, edge_id, len        name, edge_id, len, huge; memfd ``sl-edge-NAME``, never resized
+edge.create        name, edge_id, len        name, edge_id, len, huge; memfd ``sl-edge-NAME``, never resized: a power
+                                             of two long, as a VM's device must be; only len bytes are paid for
 edge.get           edge_id                   the same
 edge.remove        edge_id
 edge.list                                    edges
@@ -33,7 +34,6 @@ shutdown                                     ends the holder, not the instances,
 
 from __future__ import annotations
 
-import errno
 import json
 import mmap
 import os
@@ -44,13 +44,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.host import wire
-from pipeline.host.ivshmem import VM_MAX, Instance, IvshmemServer, sealed_memfd
+from pipeline.host.ivshmem import VM_MAX, Instance, IvshmemServer
+from pipeline.host.memory import power_of_two, shared_memfd
 from pipeline.host.supervisor import Supervisor
 
 VERSION = 1
 NOTES = "state.json"
 FDS_PER_KEY = 8
-HUGE_PAGE_LEN = 2 << 20
 EDGE_LEN_MAX = 4 << 30
 
 Fds = list[int]
@@ -113,9 +113,8 @@ class Ops:
             raise Refused(f"no length of an edge: {length}")
         if not name or len(name) > 64:
             raise Refused(f"no name of an edge: {name!r}")
-        huge = _huge_memfd(f"sl-edge-{name}", length)
-        fd = sealed_memfd(f"sl-edge-{name}", length) if huge is None else huge
-        self._edges[edge_id] = edge = Edge(name, edge_id, length, huge is not None, fd)
+        fd, huge = shared_memfd(f"sl-edge-{name}", length, room=power_of_two(length))
+        self._edges[edge_id] = edge = Edge(name, edge_id, length, huge, fd)
         return edge.facts(), [fd]
 
     def _edge(self, request: wire.Message) -> Edge:
@@ -216,23 +215,3 @@ class Ops:
 
     def _op_process_exit(self, request: wire.Message, _fds: Fds) -> Reply:
         return {"status": self.exits.get(request["pid"])}, []
-
-
-def _huge_memfd(name: str, length: int) -> int | None:
-    """Memory of 2 MiB pages, all of them reserved; None if the machine has too few free."""
-    if length % HUGE_PAGE_LEN:
-        return None
-    try:
-        fd = sealed_memfd(name, length, os.MFD_HUGETLB | os.MFD_HUGE_2MB)
-    except OSError:
-        return None
-    try:
-        # A mapping reserves the pages, and the reservation stays with the memfd: no later page fault can find
-        # none left.
-        mmap.mmap(fd, length).close()
-    except OSError as error:
-        os.close(fd)
-        if error.errno != errno.ENOMEM:
-            raise
-        return None
-    return fd

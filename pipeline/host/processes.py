@@ -55,9 +55,12 @@ class Process:
 
     @property
     def runnable(self) -> bool:
-        """It could run if there were a CPU for it: neither asleep, stopped nor dead."""
-        stat = _stat(self.pid)
-        return stat is not None and stat[0] == "R"
+        """One of its threads could run if there were a CPU for it: not all are asleep, stopped or dead."""
+        try:
+            threads = os.listdir(f"/proc/{self.pid}/task")
+        except OSError:
+            return False
+        return any(stat[0] == "R" for thread in threads if (stat := _stat(int(thread))))
 
     def open(self) -> int | None:
         """A pidfd; None if the process is gone. The caller closes it."""

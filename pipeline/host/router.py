@@ -26,7 +26,7 @@ from pipeline.errors import HolderError, RouterError
 from pipeline.host import namespaces, processes
 from pipeline.host.control import mapped
 from pipeline.host.holder_client import HolderClient
-from pipeline.host.ivshmem import sealed_memfd
+from pipeline.host.memory import sealed_memfd
 from pipeline.host.nic import Gateway
 from pipeline.host.processes import Process
 from pipeline.policy.model import IPAddress

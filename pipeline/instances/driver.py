@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
 
 from pipeline.host.processes import Process, readable
 from pipeline.host.tap import TapSpec
@@ -24,17 +26,20 @@ class EdgeGrant:
 
 @dataclass(frozen=True)
 class InstanceSpec:
-    """All that a driver needs to start an instance.
+    """All that a driver needs to start an instance; its edges come afterwards, by ``plug``.
 
-    The control region must be formatted and hold the assignment: the instance reads it first. ``edges`` are
-    those of the assignment, in its order. ``tap``: the instance's interface, for the layers that need one.
+    The control region must be formatted and hold the assignment: the instance reads it first. ``tap``: the instance's
+    interface, for the layers that need one. What only virtual machines need: ``files`` is the folder that the layer
+    serves, ``memory`` the machine's, in bytes. ``cpus``: where it may run; none: anywhere.
     """
 
     vm_id: int
     run_dir: Path
     ivshmem_socket: Path
-    edges: tuple[EdgeGrant, ...] = ()
     tap: TapSpec | None = None
+    files: Path | None = None
+    memory: int = 0
+    cpus: tuple[int, ...] = ()
 
     @property
     def log_path(self) -> Path:
@@ -50,6 +55,8 @@ class Running:
     pidfd: int
     log_path: Path
     tap_fd: int | None = None
+    booted: asyncio.Event = field(default_factory=asyncio.Event)     # whoever reads its VMStatus sets this
+    why: str = ""                    # what the driver knows of its end
 
     @property
     def pid(self) -> int:
@@ -75,6 +82,11 @@ class Running:
         except ProcessLookupError:
             return
 
+    @property
+    def about(self) -> Mapping[str, str]:
+        """What `status` shows of this kind of instance."""
+        return {}
+
     def close(self) -> None:
         """Gives the descriptors back; the instance goes on."""
         if self.pidfd >= 0:
@@ -89,6 +101,11 @@ class Driver(ABC):
     """Starts instances of one kind, and adopts those that a former manager started."""
 
     name: DriverName
+    boot_timeout: float        # seconds: one that is not READY then will never be
+
+    def place(self, folder: PurePath) -> PurePath:
+        """Where an instance sees the folder that it serves (``InstanceSpec.files``)."""
+        return folder
 
     @abstractmethod
     async def start(self, spec: InstanceSpec) -> Running:
@@ -98,8 +115,18 @@ class Driver(ABC):
         """
 
     @abstractmethod
-    def adopt(self, spec: InstanceSpec, pid: int) -> Running | None:
+    async def adopt(self, spec: InstanceSpec, pid: int) -> Running | None:
         """The instance that runs as process ``pid`` since before this manager; None if it is gone."""
+
+    @abstractmethod
+    async def plug(self, running: Running, grants: Sequence[EdgeGrant]) -> None:
+        """Gives it the memory of edges, at any time of its life; returns when it can be attached. Raises
+        InstanceError.
+        """
+
+    @abstractmethod
+    async def unplug(self, running: Running, edge_ids: Sequence[int]) -> None:
+        """Takes edges away that it has let go of. Raises InstanceError, and then the instance is lost."""
 
     async def stop(self, running: Running) -> None:
         """Ends an instance for good: kills it and waits. A polite end goes before, by SL_CMD_DRAIN and

@@ -21,13 +21,14 @@ import signal
 import socket
 import struct
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.errors import LaunchError, SwarmlineError
+from pipeline.errors import InstanceError, LaunchError, SwarmlineError
 from pipeline.host import namespaces, processes
 from pipeline.host.processes import Process, readable
 from pipeline.host.tap import tap_create
-from pipeline.instances.driver import Driver, InstanceSpec, Running
+from pipeline.instances.driver import Driver, EdgeGrant, InstanceSpec, Running
 from pipeline.policy.model import Driver as DriverName
 
 PROGRAM = "swarmline-instance"
@@ -57,16 +58,36 @@ class _Ends:
             os.close(self.pid_writer)
             self.pid_writer = -1
 
+    def take_edges(self) -> socket.socket:
+        """From now on the caller's."""
+        edges = self.edges.dup()
+        edges.setblocking(False)
+        return edges
+
     def close(self) -> None:
         self.close_theirs()
         self.edges.close()
         os.close(self.pid_reader)
 
 
+@dataclass
+class ProcessRunning(Running):
+    """``edges``: the socket in which it takes the memory of its edges; None if a former manager had it."""
+
+    edges: socket.socket | None = None
+
+    def close(self) -> None:
+        super().close()
+        if self.edges:
+            self.edges.close()
+            self.edges = None
+
+
 class ProcessDriver(Driver):
     """Starts swarmline-instance."""
 
     name = DriverName.PROCESS
+    boot_timeout = 30.0
 
     def __init__(self, start_timeout: float = START_TIMEOUT) -> None:
         self._start_timeout = start_timeout
@@ -81,7 +102,7 @@ class ProcessDriver(Driver):
             try:
                 if spec.tap:
                     running.tap_fd = launch.tap(running.pid)
-                launch.grant_edges(ends.edges)
+                running.edges = ends.take_edges()
             except BaseException:
                 running.kill()
                 await asyncio.shield(running.wait())
@@ -94,12 +115,26 @@ class ProcessDriver(Driver):
         finally:
             ends.close()
 
-    def adopt(self, spec: InstanceSpec, pid: int) -> Running | None:
+    async def adopt(self, spec: InstanceSpec, pid: int) -> Running | None:
         process = Process.of(pid)
         if process is None or not _is_instance(process, spec):
             return None
         pidfd = process.open()
-        return None if pidfd is None else Running(spec.vm_id, process, pidfd, spec.log_path)
+        return None if pidfd is None else ProcessRunning(spec.vm_id, process, pidfd, spec.log_path)
+
+    async def plug(self, running: Running, grants: Sequence[EdgeGrant]) -> None:
+        """One message for each edge; they wait in the socket until the instance reads them."""
+        assert isinstance(running, ProcessRunning)
+        if running.edges is None:
+            raise InstanceError(f"instance {running.vm_id} was started by a former manager: it takes no more edges")
+        try:
+            for grant in grants:
+                socket.send_fds(running.edges, [struct.pack("<I", grant.edge_id)], [grant.memfd])
+        except OSError as error:
+            raise InstanceError(f"instance {running.vm_id} did not take its edges: {error.strerror}") from error
+
+    async def unplug(self, running: Running, edge_ids: Sequence[int]) -> None:
+        """Nothing: what it has unmapped is gone."""
 
 
 class _Launch:
@@ -128,7 +163,7 @@ class _Launch:
         except OSError as error:
             raise self._error(f"cannot run {self._argv[0]}: {error.strerror}") from error
 
-    async def instance(self, pid_reader: int, patience: float) -> Running:
+    async def instance(self, pid_reader: int, patience: float) -> ProcessRunning:
         """Waits for the end of the first process, at most so many seconds, and takes the pid that it left."""
         try:
             async with asyncio.timeout(patience):
@@ -146,7 +181,7 @@ class _Launch:
         if not _is_instance(process, self._spec):
             os.close(pidfd)
             raise self._error(f"process {pid} is not {self._name}, though it was named as that")
-        return Running(self._spec.vm_id, process, pidfd, self._spec.log_path)
+        return ProcessRunning(self._spec.vm_id, process, pidfd, self._spec.log_path)
 
     def tap(self, pid: int) -> int:
         assert self._spec.tap
@@ -158,15 +193,6 @@ class _Launch:
             raise
         except SwarmlineError as error:
             raise self._error(f"{self._name} gets no interface: {error}", hint=error.hint) from error
-
-    def grant_edges(self, sock: socket.socket) -> None:
-        """One message for each edge; they wait in the socket until the instance reads them."""
-        sock.setblocking(False)
-        try:
-            for grant in self._spec.edges:
-                socket.send_fds(sock, [struct.pack("<I", grant.edge_id)], [grant.memfd])
-        except OSError as error:
-            raise self._error(f"{self._name} did not take its edges: {error.strerror}") from error
 
     async def abandon(self) -> None:
         """Leaves nothing: the first process, and any that it made and that still carry its argv."""

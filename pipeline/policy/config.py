@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from ipaddress import ip_address, ip_network
 from itertools import pairwise
@@ -109,6 +109,7 @@ _HOST = text_like(r"(?=.{1,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]
 _VIP = Kind("an IPv4 or IPv6 address", _virtual_ip)
 _ADDRESS = Kind("an IPv4 or IPv6 address", lambda value: ip_address(typed(value, str)))
 _NETWORK = Kind('a network such as "10.77.0.0/24"', lambda value: ip_network(typed(value, str)))
+_DRIVER = choice(*(driver.value for driver in Driver))
 _LAYER = choice(*(layer.label for layer in LAYERS))
 _CONNECTIONS = integer(1, 1 << 20)
 _SHARE = Kind("a number from 0.1 to 0.95", lambda value: within(typed(value, float), 0.1, 0.95))
@@ -120,6 +121,7 @@ def _config(root: Table, file: str) -> Config:
     swarm = root.table("swarm")
     name = swarm.take("name", _NAME, "swarm")
     drain_timeout = swarm.take("drain_timeout", duration(0, 86400), 30.0)
+    driver = swarm.take("driver", _DRIVER, Driver.PROCESS.value)
     swarm.close()
     nic = _nic(root.table("nic"))
     services = _services(root)
@@ -134,7 +136,7 @@ def _config(root: Table, file: str) -> Config:
     app = _app(tables[LayerId.APP], base, needed=LayerId.APP in used)
     settings: dict[LayerId, object] = {
         LayerId.TCP: tcp, LayerId.TLS: tls, LayerId.HTTP: http, LayerId.APP: app}
-    layers = [_pool(layer_id, tables[layer_id], settings[layer_id]) for layer_id in LAYERS]
+    layers = [_pool(layer_id, tables[layer_id], settings[layer_id], driver) for layer_id in LAYERS]
     root.close()
     layers = [pool for pool in layers if pool.id in used]
     return Config(file, name, drain_timeout, nic, services, tuple(layers), tcp, tls, http, app)
@@ -196,8 +198,8 @@ def _chain(table: Table) -> Chain:
     return chain
 
 
-def _pool(layer_id: LayerId, table: Table, settings: object) -> Layer:
-    """The numbers of a layer. Those that are not given fit those that are."""
+def _pool(layer_id: LayerId, table: Table, settings: object, driver: str) -> Layer:
+    """The numbers of a layer. Those that are not given fit those that are. ``driver``: the swarm's."""
     number = integer(1, SIDE_MAX)
     least = table.take("min", number, None)
     wanted = table.take("instances", number, None)
@@ -211,13 +213,15 @@ def _pool(layer_id: LayerId, table: Table, settings: object) -> Layer:
     wanted = wanted or max(least or 1, min(usual, most or usual))
     layer = Layer(
         id=layer_id, instances=wanted, min=least or 1, max=most or max(Layer.max, wanted),
-        driver=Driver(table.take("driver", choice(Driver.PROCESS.value), Driver.PROCESS.value)),
-        revision=sha256(repr(settings).encode()).hexdigest()[:12],
+        driver=Driver(table.take("driver", _DRIVER, driver)),
+        memory=table.take("memory", size(64 << 20, 64 << 30), Layer.memory) & -(2 << 20),
+        cpus=table.take("cpus", several(integer(0, 4095), most=4096), ()),
         autoscale=table.take("autoscale", _BOOL, False),
         target_load=table.take("target_load", _SHARE, Layer.target_load),
         cooldown=table.take("cooldown", duration(1, 86400), Layer.cooldown))
     table.close()
-    return layer
+    made_of = (settings, layer.driver, layer.memory, layer.cpus)
+    return replace(layer, revision=sha256(repr(made_of).encode()).hexdigest()[:12])
 
 
 def _tcp(table: Table) -> TcpSettings:

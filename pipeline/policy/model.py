@@ -227,6 +227,8 @@ class Layer:
     autoscale: bool = False
     target_load: float = 0.6     # share of time in which the loops should be busy
     cooldown: float = 30.0       # seconds between two automatic changes
+    memory: int = 128 << 20      # bytes of a virtual machine
+    cpus: tuple[int, ...] = ()   # those that a virtual machine may run on; none: any
 
 
 @dataclass(frozen=True)

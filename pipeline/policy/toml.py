@@ -72,7 +72,7 @@ def _measure(units: Mapping[str, float], low: float, high: float, words: str) ->
 
 
 def size(low: int, high: int) -> Kind[int]:
-    units = {"B": 1, "kB": 1000, "MB": 1000**2, "KiB": 1 << 10, "MiB": 1 << 20}
+    units = {"B": 1, "kB": 1000, "MB": 1000**2, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
     kind = _measure(units, low, high, f'bytes, or text such as "64KiB", from {low} to {high} bytes')
     return Kind(kind.allowed, lambda value: int(kind.parse(value)))
 

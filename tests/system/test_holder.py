@@ -169,8 +169,12 @@ class Place:
         side = Side.FRONT if layer is LayerId.TCP else Side.BACK
         seat = EdgeSeat(self.edge.edge_id, 1, 0, side, LayerId.TLS)
         self.region.assign(Assignment(layer, (seat,)), [])
-        self.spec = InstanceSpec(vm_id, run_dir, self.fds.facts.socket,
-                                 (EdgeGrant(self.edge.edge_id, self.edge.fd),), tap)
+        self.spec = InstanceSpec(vm_id, run_dir, self.fds.facts.socket, tap)
+
+    async def start(self) -> Running:
+        running = await ProcessDriver().start(self.spec)
+        await ProcessDriver().plug(running, [EdgeGrant(self.edge.edge_id, self.edge.fd)])
+        return running
 
     async def ready(self) -> Report:
         """Waits for the instance's doorbell and returns what it said."""
@@ -213,16 +217,16 @@ def test_instance_starts_with_its_edges(place: Callable[..., Place], holder: Hol
     mine = place()
 
     async def run() -> None:
-        running = await ProcessDriver().start(mine.spec)
+        running = await mine.start()
         report = await mine.ready()
         assert (report.status.state, report.text) == (VmState.READY, "258=/memfd:sl-edge-tcp-tls lo")
         assert holder.instance_get(3).facts.connected
         assert f"uid {UID_BASE + 3} starts" in running.log_path.read_text()
         assert running.alive
-        adopted = ProcessDriver().adopt(mine.spec, running.pid)
+        adopted = await ProcessDriver().adopt(mine.spec, running.pid)
         assert adopted
         adopted.close()
-        assert ProcessDriver().adopt(mine.spec, os.getpid()) is None
+        assert await ProcessDriver().adopt(mine.spec, os.getpid()) is None
         await ProcessDriver().stop(running)
 
     asyncio.run(run())
@@ -239,7 +243,7 @@ def test_death_of_an_instance_is_known_in_every_way(place: Callable[..., Place],
     async def run() -> list[str]:
         events: asyncio.Queue[dict[str, object]] = asyncio.Queue()
         stop = holder.subscribe(events.put_nowait)
-        running = await ProcessDriver().start(mine.spec)
+        running = await mine.start()
         await mine.ready()
         os.kill(running.pid, signal.SIGSEGV)
         async with asyncio.timeout(10):
@@ -257,7 +261,7 @@ def test_first_layer_gets_an_interface(place: Callable[..., Place]) -> None:
     mine = place(layer=LayerId.TCP)
 
     async def run() -> None:
-        running = await ProcessDriver().start(mine.spec)
+        running = await mine.start()
         report = await mine.ready()
         assert report.text.endswith(" lo,eth0")
         facts = nic_facts(running.pid, "eth0")

@@ -244,6 +244,7 @@ WRONG = {
         '"process"',
         "did you mean",
     ),
+    "memory of a VM": (SMALL + '[layer.http]\nmemory = "1MiB"\n', 13, "layer.http.memory", "64KiB", ""),
     "duration's unit": (
         SMALL + '[layer.http]\nbody_timeout = "5 min"\n',
         13,
@@ -421,3 +422,11 @@ def test_key_lines_finds_every_value(tree: dict[str, object]) -> None:
     assert lines.keys() == paths(tree) - {()}
     for path, line in lines.items():
         assert f'"{path[0]}"' in "\n".join(text.splitlines()[:line])
+
+
+def test_the_swarms_driver_is_every_layers_that_names_none() -> None:
+    text = SMALL + '[layer.http]\ndriver = "process"\nmemory = "1GiB"\n[swarm]\ndriver = "qemu"\n'
+    layers = {layer.id.label: layer for layer in parse_config(text, "x.toml").layers}
+    assert {name: layer.driver.value for name, layer in layers.items()} == {
+        "tcp": "qemu", "tls": "qemu", "http": "process", "app": "qemu"}
+    assert layers["http"].memory == 1 << 30

@@ -21,12 +21,13 @@ from pipeline.host.control import (
     Command,
     ControlRegion,
     EdgeSeat,
+    GuestClock,
     RouteEntry,
     ServiceSeat,
     struct_bytes,
 )
 from pipeline.host.doorbells import Doorbells, ring
-from pipeline.host.ivshmem import sealed_memfd
+from pipeline.host.memory import sealed_memfd
 from pipeline.policy.model import LayerId, Side, VmState
 
 VM_ID = 9
@@ -390,3 +391,18 @@ def test_hostile_doorbell_blocks_nobody() -> None:
     assert len(rung) <= 2
     bells.close()
     os.close(fd)
+
+
+def test_a_guests_clock_is_no_reason_to_call_it_silent() -> None:
+    """Its clock began at 5 s of ours, runs a thousandth slower, and each beat is seen 1 to 20 ms late."""
+    clock = GuestClock()
+    second = 10**9
+    for n in range(1, 3000):
+        now = 5 * second + n * second // 10
+        seen = now + (n % 20 + 1) * 10**6
+        beat = (now - 5 * second) * 999 // 1000
+        assert clock.heard(beat, seen) == seen
+        assert clock.heard(beat, seen + second // 20) == seen        # read once more: no younger
+        exact = now - beat
+        assert abs(clock.behind - exact) < 25 * 10**6                # traces of mixed chains line up
+    assert clock.heard(0, second) == seen                            # a beat that never was changes nothing

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""QEMU's monitor (QMP) as a virtual machine's driver needs it: edges in and out, and why the machine ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from qemu.qmp import EventListener, QMPClient, QMPError, Runstate
+
+from pipeline.errors import InstanceError
+
+ANSWER_TIMEOUT = 5.0       # seconds for one command, and for the guest to let go of a device
+LAST_WORDS = 0.5           # seconds for what a dead QEMU had still written
+# reason of the event SHUTDOWN (ShutdownCause in QEMU's qapi) -> words
+ENDS = {
+    "guest-shutdown": "the guest switched itself off",
+    "guest-reset": "the guest reset itself",
+    "guest-panic": "the guest's kernel panicked",
+    "host-signal": "somebody ended QEMU by a signal",
+    "host-error": "QEMU met an error",
+}
+
+logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)     # what it would say is raised as well
+
+
+class Monitor:
+    """A connection to one QEMU. Only one can be open at a time; QEMU waits for the next when it ends."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._qmp = QMPClient(name)
+        self._events = EventListener(names=("SHUTDOWN", "DEVICE_DELETED"))
+        self._watcher: asyncio.Task[None] | None = None
+        self._unplugged: dict[str, asyncio.Event] = {}
+        self.end = ""              # why the machine ended, in words; empty: QEMU did not say
+
+    async def connect(self, path: Path, patience: float) -> None:
+        """Raises InstanceError if nobody answers there."""
+        self._qmp.register_listener(self._events)
+        try:
+            async with asyncio.timeout(patience):
+                await self._qmp.connect(str(path))
+        except TimeoutError:
+            raise InstanceError(f"QEMU of {self._name} does not answer within {patience:g} s") from None
+        except (QMPError, OSError) as error:
+            raise InstanceError(f"QEMU of {self._name} does not answer: {_cause(error)}") from error
+        self._watcher = asyncio.create_task(self._watch())
+
+    async def close(self, *, ended: bool = False) -> None:
+        """Hangs up. ``ended``: QEMU has; what it said before is read then."""
+        if ended and self._qmp.runstate is Runstate.RUNNING:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LAST_WORDS):
+                    await self._qmp.runstate_changed()
+        if self._watcher:
+            self._watcher.cancel()
+        with contextlib.suppress(QMPError, OSError, EOFError):
+            await self._qmp.disconnect()
+        for event in self._events.clear():
+            self._note(event["event"], event.get("data", {}))
+
+    async def plug(self, name: str, memfd: int) -> None:
+        """Gives the guest shared memory, as a device of that name. Raises InstanceError."""
+        length = os.fstat(memfd).st_size
+        try:
+            self._qmp.send_fd_scm(memfd)
+            added = await self._run("add-fd")
+            path = f"/proc/self/fd/{added['fd']}"
+            # reserve=off: the pages are reserved already, and what lies behind the region needs none
+            await self._run("object-add", **{"qom-type": "memory-backend-file", "id": f"m-{name}", "share": True,
+                                             "size": length, "mem-path": path, "reserve": False})
+            await self._run("remove-fd", **{"fdset-id": added["fdset-id"]})
+            await self._run("device_add", driver="ivshmem-plain", id=name, memdev=f"m-{name}")
+        except (QMPError, OSError) as error:
+            raise InstanceError(f"{self._name} did not take {name}: {_cause(error)}") from error
+
+    async def unplug(self, name: str) -> None:
+        """Takes it away again, once the guest has let go of it. A guest that does not is lost."""
+        gone = self._unplugged[name] = asyncio.Event()
+        try:
+            await self._run("device_del", id=name)
+            async with asyncio.timeout(ANSWER_TIMEOUT):
+                await gone.wait()
+            await self._run("object-del", id=f"m-{name}")
+        except TimeoutError:
+            raise InstanceError(f"{self._name} does not let go of {name}") from None
+        except (QMPError, OSError) as error:
+            raise InstanceError(f"{self._name} did not give {name} back: {_cause(error)}") from error
+        finally:
+            del self._unplugged[name]
+
+    async def _run(self, command: str, **arguments: object) -> dict[str, int]:
+        async with asyncio.timeout(ANSWER_TIMEOUT):
+            answer = await self._qmp.execute(command, arguments)
+        assert isinstance(answer, dict)
+        return answer
+
+    async def _watch(self) -> None:
+        async for event in self._events:
+            self._note(event["event"], event.get("data", {}))
+
+    def _note(self, kind: object, data: object) -> None:
+        assert isinstance(data, dict)
+        if kind == "SHUTDOWN":
+            self.end = ENDS.get(data.get("reason", ""), "")
+        if kind == "DEVICE_DELETED" and data.get("device") in self._unplugged:
+            self._unplugged[data["device"]].set()
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost reason: qemu.qmp wraps what happened."""
+    inner: Callable[[BaseException], BaseException | None] = lambda e: e.__cause__ or getattr(e, "exc", None)  # noqa: E731
+    while (cause := inner(error)) is not None:
+        error = cause
+    return str(error) or type(error).__name__

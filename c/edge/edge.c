@@ -13,6 +13,8 @@
 #include "base/fault.h"
 #include "edge/route.h"
 
+enum { HUGE_PAGE_LEN = 2 << 20 };
+
 static struct sl_ring *ring_at(const struct sl_edge *e, unsigned front, unsigned back, unsigned from_back)
 {
 	return (void *)(e->base + e->g.rings_off + (((uint64_t)front * e->g.nb_back + back) * 2 + from_back) * e->g.ring_len);
@@ -106,10 +108,23 @@ int64_t sl_memory_len(int fd)
 	return end < 0 ? -errno : end;
 }
 
-static int region_map(struct sl_edge *e, int fd, bool sealed)
+/* Copies and checks the header. */
+static int header_read(struct sl_edge *e, int fd, uint64_t len)
+{
+	size_t first = (size_t)sl_min(len, (uint64_t)HUGE_PAGE_LEN);
+	void *base = mmap(NULL, first, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	int r;
+
+	if (base == MAP_FAILED)
+		return -errno;
+	r = sl_region_check(base, len, &e->g);
+	munmap(base, first);
+	return r;
+}
+
+static int memory_check(struct sl_edge *e, int fd, bool sealed)
 {
 	int64_t len = sl_memory_len(fd);
-	void *base;
 	int seals;
 
 	if (len < 0)
@@ -117,11 +132,23 @@ static int region_map(struct sl_edge *e, int fd, bool sealed)
 	seals = sealed ? fcntl(fd, F_GET_SEALS) : 0;
 	if (sealed && (seals < 0 || !(seals & F_SEAL_SHRINK)))   /* a peer could truncate it under us: SIGBUS */
 		return -EPERM;
-	base = mmap(NULL, (size_t)len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
+	return header_read(e, fd, (uint64_t)len);
+}
+
+/* The memory may go on behind the region, as a virtual machine's device is a power of two long: that costs nothing if
+ * nobody touches it. */
+static int region_map(struct sl_edge *e, int fd, bool sealed)
+{
+	int r = memory_check(e, fd, sealed);
+	void *base;
+
+	if (r)
+		return r;
+	base = mmap(NULL, e->g.region_len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
 	if (base == MAP_FAILED)
 		return -errno;
 	e->base = base;
-	e->map_len = (uint64_t)len;
+	e->map_len = e->g.region_len;
 	return 0;
 }
 
@@ -141,9 +168,7 @@ static int attach(struct sl_edge *e, int fd, bool sealed, const struct sl_edge_s
 
 	if (r)
 		return r;
-	r = sl_region_check(e->base, e->map_len, &e->g);
-	if (!r)
-		r = seat_check(e, seat);
+	r = seat_check(e, seat);
 	if (r)
 		return r;
 	e->side = seat->side;
@@ -314,6 +339,28 @@ static void route_take(struct sl_link *l, const struct sl_route *r, int (*doorbe
 	l->doorbell = doorbell(e->user, r->vm_id);
 }
 
+static uint32_t link_input(struct sl_link *l)
+{
+	struct sl_request_packet p[SL_BURST];
+	uint32_t seq = 0, k, nb = sl_link_recv(l, p, SL_BURST, &seq);
+
+	for (k = 0; k < nb && !l->quarantined && l->incarnation; k++)
+		sl_process_request(l, &p[k]);
+	if (nb && l->incarnation)
+		sl_link_complete(l, seq, nb, k == nb ? SL_COMPLETED : SL_ERROR);
+	return nb;
+}
+
+/* The end of a link whose peer has gone. What it had still published counts: an answer may be complete. */
+static void link_leave(struct sl_link *l)
+{
+	if (!sl_list_empty(&l->flows))
+		l->edge->ops->count(l->edge, SL_CNT_PEER_LOST);
+	for (uint32_t n = 0; n < l->edge->g.ring_cap && link_input(l);)
+		n += SL_BURST;
+	link_down(l);
+}
+
 void sl_edge_routes_set(struct sl_edge *e, const struct sl_route_page *page, int (*doorbell)(void *user, uint16_t vm_id))
 {
 	/* who leaves is out of the draw, and who comes is in it, before any flow ends: callbacks may open others at
@@ -334,7 +381,7 @@ void sl_edge_routes_set(struct sl_edge *e, const struct sl_route_page *page, int
 
 		if (!route_replaced(l, r))
 			continue;
-		link_down(l);
+		link_leave(l);
 		if (r)
 			route_take(l, r, doorbell);
 	}
@@ -354,18 +401,6 @@ void sl_edge_doorbell_set(struct sl_edge *e, uint16_t vm_id, int fd)
 	}
 }
 
-static uint32_t link_input(struct sl_link *l)
-{
-	struct sl_request_packet p[SL_BURST];
-	uint32_t seq = 0, k, nb = sl_link_recv(l, p, SL_BURST, &seq);
-
-	for (k = 0; k < nb && !l->quarantined && l->incarnation; k++)
-		sl_process_request(l, &p[k]);
-	if (nb && l->incarnation)
-		sl_link_complete(l, seq, nb, k == nb ? SL_COMPLETED : SL_ERROR);
-	return nb;
-}
-
 void sl_edge_peer_gone(struct sl_edge *e, uint16_t vm_id)
 {
 	for (unsigned i = 0; i < e->nb_links; i++) {
@@ -373,15 +408,10 @@ void sl_edge_peer_gone(struct sl_edge *e, uint16_t vm_id)
 
 		if (!l->incarnation || l->vm_id != vm_id)
 			continue;
-		if (!sl_list_empty(&l->flows))
-			e->ops->count(e, SL_CNT_PEER_LOST);
 		/* out of the draw first: callbacks of its flows may open others at once */
 		l->weight = 0;
 		sl_alias_build(e);
-		/* what it had still published counts: an answer may be complete */
-		for (uint32_t n = 0; n < e->g.ring_cap && link_input(l);)
-			n += SL_BURST;
-		link_down(l);
+		link_leave(l);
 	}
 }
 

@@ -86,7 +86,7 @@ struct sl_edge {
 	const struct sl_edge_ops *ops;
 	const struct sl_flow_ops *flow_ops;
 	uint8_t *base;
-	uint64_t map_len;                 /* bytes mapped: the memory of a device is a power of two, so longer */
+	uint64_t map_len;                 /* bytes mapped: the region's length */
 	struct sl_region g;               /* private copy of the geometry: the region's is never read again */
 	uint8_t side;
 	uint8_t layer;                    /* own */

@@ -252,9 +252,28 @@ static void pending_is_told_from_in_progress(void **state)
 	assert_false(front.unseen);
 }
 
-static void last_words_of_a_dead_peer_count(void **state)
+static int no_doorbell(void *user, uint16_t vm_id)
 {
-	struct pair *p = *state;
+	(void)user;
+	(void)vm_id;
+	return -1;
+}
+
+/* A process hears of a death by a leave message, a guest by a route page without the dead. */
+static void gone_by_message(struct sl_edge *e)
+{
+	sl_edge_peer_gone(e, 2);
+}
+
+static void gone_by_page(struct sl_edge *e)
+{
+	struct sl_route_page nobody = {.seq = 4, .epoch = 2};
+
+	sl_edge_routes_set(e, &nobody, no_doorbell);
+}
+
+static void last_words(struct pair *p, void (*gone)(struct sl_edge *e))
+{
 	struct sl_flow *f = flow_open(p);
 
 	sl_flow_fin(f);
@@ -262,11 +281,20 @@ static void last_words_of_a_dead_peer_count(void **state)
 	sl_flow_write(back.flow, "answer", 6);
 	sl_flow_fin(back.flow);
 	sl_edge_turn_end(p->back.edge);
-	sl_edge_peer_gone(p->front.edge, 2);
+	gone(p->front.edge);
 	sl_edge_turn_end(p->front.edge);
 	assert_int_equal(front.len, 6);
 	assert_int_equal(front.fins, 1);
 	assert_int_equal(front.status, SL_COMPLETED);
+	assert_int_equal(p->front.counters[SL_CNT_PEER_LOST], 1);
+}
+
+static void last_words_of_a_dead_peer_count(void **state)
+{
+	last_words(*state, gone_by_message);
+	teardown(state);
+	setup(state);
+	last_words(*state, gone_by_page);
 }
 
 static void a_new_owner_of_the_slot_starts_clean(void **state)

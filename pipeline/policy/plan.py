@@ -34,7 +34,7 @@ from pipeline.policy.model import (
     VmState,
     VMStatus,
 )
-from pipeline.policy.routing import is_news, routing_table
+from pipeline.policy.routing import former_weights, is_news, routing_table
 
 
 @dataclass(frozen=True)
@@ -365,7 +365,7 @@ def _routing(actual: Swarm, wanted: Swarm) -> RoutingTable:
         state = VmState.DRAINING if new.state is VmState.DRAINING else state
         statuses.append(replace(status, vm_id=old.vm_id, protocol_layers=old.layers, state=state))
     table = routing_table(statuses, actual.routing.epoch + 1)
-    return table if is_news(actual.routing, table) else actual.routing
+    return former_weights(actual.routing, table) if is_news(actual.routing, table) else actual.routing
 
 
 # ---- what to do

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from hashlib import blake2b
 from heapq import heapify, heapreplace
 from math import ceil, isqrt
@@ -40,6 +41,23 @@ def _routes(layer: LayerId, statuses: Sequence[VMStatus]) -> tuple[Route, ...]:
 
     return tuple(Route(s.vm_id, weight(layer, s, best), s.load, s.hardware_affinity, s.state)
                  for s in sorted(statuses, key=order))
+
+
+def former_weights(old: RoutingTable, new: RoutingTable) -> RoutingTable:
+    """The new table, where a layer that gains or loses an instance leaves those that stay the weights that they had,
+    and gives newcomers no more than the mean: so a change of the set moves the flows that it must and no others. What
+    has been measured since counts with the table that follows.
+    """
+    return replace(new, routes={layer: _former(dict(old.active(layer)), routes)
+                                for layer, routes in new.routes.items()})
+
+
+def _former(old: Mapping[int, int], routes: tuple[Route, ...]) -> tuple[Route, ...]:
+    stay = [old[r.vm_id] for r in routes if r.weight and r.vm_id in old]
+    if not stay or len(stay) == len(old) == sum(r.weight > 0 for r in routes):
+        return routes
+    mean = max(sum(stay) // len(stay), 1)
+    return tuple(replace(r, weight=old.get(r.vm_id, min(r.weight, mean))) if r.weight else r for r in routes)
 
 
 def is_news(old: RoutingTable, new: RoutingTable) -> bool:

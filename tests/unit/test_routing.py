@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 
 from pipeline.policy.affinity import PLAIN, Hardware
 from pipeline.policy.model import LayerId, RoutingTable, VmState, VMStatus
-from pipeline.policy.routing import WEIGHT_MAX, disruption, is_news, maglev_table, next_table, routing_table
+from pipeline.policy.routing import (
+    WEIGHT_MAX,
+    disruption,
+    former_weights,
+    is_news,
+    maglev_table,
+    next_table,
+    routing_table,
+)
 
 SIZE = 65521
 SMALL = 16381
@@ -103,6 +111,25 @@ def test_small_differences_are_no_news() -> None:
     assert is_news(old, routing_table([status(1), status(2, state=VmState.DRAINING)], 2))
     assert is_news(old, RoutingTable())
     assert is_news(RoutingTable(), old)
+
+
+def test_a_change_of_the_set_leaves_the_others_their_weights() -> None:
+    """Measured loads count with the next table: a join or leave moves the flows that it must."""
+    old = routing_table([status(1, 100), status(2, 100), status(3, 800)], 1)
+    before = dict(old.active(LayerId.TLS))
+    joined = routing_table([status(1, 800), status(2, 100), status(3, 800), status(4)], 2)
+    after = dict(former_weights(old, joined).active(LayerId.TLS))
+    assert {vm_id: after[vm_id] for vm_id in before} == before
+    assert after[4] == sum(before.values()) // 3
+    left = routing_table([status(1, 800), status(2, 100, state=VmState.DRAINING), status(3, 800)], 2)
+    assert dict(former_weights(old, left).active(LayerId.TLS)) == {1: before[1], 3: before[3]}
+    assert [r.weight for r in former_weights(old, left).of(LayerId.TLS)][-1] == 0
+
+
+def test_without_a_change_of_the_set_loads_count_at_once() -> None:
+    old = routing_table([status(1, 100), status(2, 100)], 1)
+    new = routing_table([status(1, 800), status(2, 100)], 2)
+    assert former_weights(old, new) == new
 
 
 # ---- Maglev

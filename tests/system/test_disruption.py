@@ -14,7 +14,9 @@ from support.lab import unique_name
 COUNTS = {
     "scale": 6,
     "drain": 2,
+    "reload": 1,
     "kill-manager": 1,
+    "dead-manager": 1,
     "kill-router": 1,
     "kill-app": 2,
     "kill-http": 1,
@@ -26,7 +28,7 @@ COUNTS = {
 @pytest.mark.root
 @pytest.mark.netns
 @pytest.mark.bpf
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_nothing_is_lost_but_what_may_be(run_dir: Path) -> None:
     results: list[Result] = []
     run(
@@ -47,6 +49,7 @@ def test_nothing_is_lost_but_what_may_be(run_dir: Path) -> None:
     for result in results:
         tally = result.tally
         assert tally is not None, result.why
+        assert tally.events == COUNTS[result.kind]
         assert tally.requests > 0, f"{result.kind}: nothing was asked"
         whys = [e.fields["why"] for e in result.events if "why" in e.fields]
         assert tally.good, "\n".join([f"{result.kind}: {tally.kinds}", *tally.samples, *whys])

@@ -38,7 +38,8 @@ class Rule(Enum):
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(
-        ("baseline", "scale", "drain", "reload", "kill-manager", "stall-manager", "kill-router"), Rule.STRICT
+        ("baseline", "scale", "drain", "reload", "kill-manager", "stall-manager", "dead-manager", "kill-router"),
+        Rule.STRICT,
     ),
     **dict.fromkeys(("kill-app", "stall-app"), Rule.REQUEST),
     **{f"{how}-{layer}": Rule.CONNECTION for how in ("kill", "stall") for layer in ("http", "tls", "tcp")},
@@ -67,6 +68,8 @@ class Tally:
     back_ms: list[float] = field(default_factory=list)  # for each event: until the system said that it was whole again
     slow_back: int = 0
     noise_ms: float = 0.0  # of all events: time in which the clients did not get to run, mostly in `blocked_ms` too
+    moved: int = 0  # known flows that the classifier gave to another instance
+    remapped: list[float] = field(default_factory=list)  # for each event: share of new flows with another instance
     not_whole: int = 0  # events after which the system did not become whole at all
     kinds: dict[str, int] = field(default_factory=dict)  # words for failures -> number
     samples: list[str] = field(default_factory=list)
@@ -142,6 +145,9 @@ class _Check:
             return
         back = (event.end - event.start) / MS
         tally.back_ms.append(event.fields.get("back_ms", back))
+        tally.moved += event.fields.get("moved", 0)
+        if "remapped" in event.fields:
+            tally.remapped.append(event.fields["remapped"])
         tally.slow_back += event.kind.startswith("kill-") and tally.back_ms[-1] > BACK_LIMIT
         tally.not_whole += bool(event.fields.get("not_whole"))
 

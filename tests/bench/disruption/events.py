@@ -12,13 +12,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.disruption.history import Event
 from pipeline.cli.client import call
 from pipeline.errors import SwarmlineError
+from pipeline.host.classifier import Pins, pin_root
+from pipeline.policy.routing import disruption
 
 SWARMLINE = str(Path(sys.executable).with_name("swarmline"))  # of the environment that this runs in
 LAYERS = ("app", "http", "tls", "tcp")
@@ -28,13 +30,18 @@ KINDS = (
     "reload",
     "kill-manager",
     "stall-manager",
+    "dead-manager",
     "kill-router",
     *(f"{how}-{layer}" for how in ("kill", "stall") for layer in LAYERS),
 )
+# Kinds of one tuple take turns: while an instance of one layer grows old enough to be killed, others die.
+ROUNDS = (*((kind,) for kind in KINDS[:7]), KINDS[7:])
 WHOLE_TIMEOUT = 30.0  # on top of the drain timeout
 LOOK = 0.01  # seconds between two looks at the status
 MANAGER_STALL = 5.0  # seconds
 AGE = 10.2  # seconds that a process lives before it is killed: quicker deaths are a crash loop, which backs off
+MANAGER_AGE = 2.2  # the same of the manager
+MANAGER_TURNS = 0.6  # seconds: what a new manager would change needlessly, it changes in its first turns
 
 Status = dict[str, Any]
 
@@ -63,6 +70,7 @@ class SwarmEvents:
             "reload": self._reload,
             "kill-manager": self._kill_manager,
             "stall-manager": self._stall_manager,
+            "dead-manager": self._dead_manager,
             "kill-router": self._kill_router,
         }
 
@@ -74,9 +82,10 @@ class SwarmEvents:
                 raise Skipped("there is no `swarmline reload`")
 
     def one(self, kind: str) -> Event:
-        """Makes one event and waits until the swarm is whole again."""
+        """Makes one event and waits until the swarm has its capacity again."""
         how, _, layer = kind.partition("-")
         victim = self._victim(layer) if layer else None
+        before = self._flows()
         start = time.monotonic_ns()
         try:
             if kind in self._steps:
@@ -86,9 +95,16 @@ class SwarmEvents:
                 fields = (self._kill if how == "kill" else self._stall)(layer, victim)
         except TimeoutError as error:
             fields = {"not_whole": True, "why": str(error)}
-        return Event(kind, start, time.monotonic_ns(), f"{kind} {fields.pop('what', '')}".strip(), fields)
+        end, after = time.monotonic_ns(), self._flows()
+        fields |= {"moved": after[0] - before[0], "remapped": disruption(before[1], after[1])}
+        return Event(kind, start, end, f"{kind} {fields.pop('what', '')}".strip(), fields)
 
     # ---- looking
+
+    def _flows(self) -> tuple[int, Sequence[int]]:
+        """Of the classifier: how many known flows were ever given to another instance, and the table for new ones."""
+        with Pins(pin_root(self._run_dir)) as pins:
+            return pins.counters()["flow_moved"], pins.table(0) or ()
 
     def status(self) -> Status:
         """Waits for the manager if it is just away."""
@@ -130,7 +146,8 @@ class SwarmEvents:
             )
             pid = victim["pid"]
         if layer != "router":
-            time.sleep(max(self._age - _age(pid), 0))
+            age = min(self._age, MANAGER_AGE) if layer == "manager" else self._age
+            time.sleep(max(age - _age(pid), 0))
         return victim
 
     # ---- what the operator does
@@ -145,18 +162,20 @@ class SwarmEvents:
         return {
             "what": f"{layer}={wanted}",
             "back_ms": self._timed(lambda: self._until("scaling", lambda s: _active(s, layer) == wanted)),
-            "gone_ms": self._timed(self.whole),
         }
 
     def _drain(self) -> dict[str, Any]:
         instance = self._of_each_layer()
         vm_id = instance["vm_id"]
+        layer = instance["layers"][0]
         call(self._run_dir, "POST", "/v1/drain", {"vm_id": vm_id})
+
+        def back(s: Status) -> bool:
+            return vm_id not in _active_ids(s) and _active(s, layer) >= _wanted(s, layer)
+
         return {
-            "what": f"{instance['layers'][0]} vm {vm_id}",
-            "back_ms": self._timed(
-                lambda: self._until(f"drain of {vm_id}", lambda s: _whole(s) and vm_id not in _vm_ids(s))
-            ),
+            "what": f"{layer} vm {vm_id}",
+            "back_ms": self._timed(lambda: self._until(f"drain of {vm_id}", back)),
         }
 
     def _of_each_layer(self) -> dict[str, Any]:
@@ -211,21 +230,30 @@ class SwarmEvents:
             "back_ms": (time.monotonic() - start) * 1e3,
         }
 
-    def _kill_manager(self) -> dict[str, Any]:
+    def _kill_manager(self, dead: float = 0.0) -> dict[str, Any]:
         before = self.whole()
+        pid = before["swarm"]["pid"]
+        if dead:        # the holder starts another at once: so it is only stopped at first
+            os.kill(pid, signal.SIGSTOP)
+            time.sleep(dead)
         start = time.monotonic()
-        os.kill(before["swarm"]["pid"], signal.SIGKILL)
-        after = self._until("a new manager", lambda s: s["swarm"]["pid"] != before["swarm"]["pid"] and _whole(s))
-        time.sleep(1.0)  # what it would change needlessly, it changes in its first turns
+        os.kill(pid, signal.SIGKILL)
+        self._until("a new manager", lambda s: s["swarm"]["pid"] != pid and _whole(s))
+        back = time.monotonic()
+        time.sleep(MANAGER_TURNS)
         after = self.whole()
         new = sorted(_vm_ids(after) - _vm_ids(before))
-        fields: dict[str, Any] = {"back_ms": (time.monotonic() - start - 1) * 1e3, "instances_new": len(new)}
+        fields: dict[str, Any] = {"back_ms": (back - start) * 1e3, "instances_new": len(new)}
         if new or _sizes(before) != _sizes(after):
             fields |= {
                 "not_whole": True,
                 "why": f"the new manager changed the swarm: {_sizes(before)} -> {_sizes(after)}, new {new}",
             }
         return fields
+
+    def _dead_manager(self) -> dict[str, Any]:
+        """Nobody manages for a while; then another adopts the swarm."""
+        return self._kill_manager(self._manager_stall)
 
     def _stall_manager(self) -> dict[str, Any]:
         pid = self.status()["swarm"]["pid"]

@@ -91,7 +91,7 @@ class Peer:
         if shutil.which(self.program) is None:
             raise Skipped(f"{self.program} is not installed (make deps-bench)")
         self._certificate()
-        self._started.append(self._run([sys.executable, "-m", "bench.disruption.peers", str(ECHO_PORT)]))
+        self._started.append(self._run([sys.executable, "-P", "-m", "bench.disruption.peers", str(ECHO_PORT)]))
         try:
             self._prepare()
             self._main = self._launch()
@@ -176,6 +176,9 @@ class Peer:
 
     def ready(self, _kind: str) -> None:
         """Both kinds are always to be had."""
+
+    def whole(self) -> None:
+        """It is, when an event ends."""
 
     def workers(self) -> list[int]:
         assert self._main

@@ -29,6 +29,8 @@ COLUMNS = (
     "worst ms",
     "blocked ms",
     "back ms",
+    "moved",
+    "remapped %",
     "noise ms",
     "verdict",
 )
@@ -43,8 +45,9 @@ def table(results: Iterable[Result]) -> Table:
             "failed: a definite error; allowed: those of them that the death of an instance may cost; "
             "retried: on an idle connection that the "
             "server closed; blocked: longest time without any right answer, median / worst event; "
-            "back: until whole again; noise: time in which the machine "
-            "did not even let the clients run"
+            "back: until the capacity is there again; moved: known flows that the classifier gave to another "
+            "instance; remapped: share of new flows that an event gives to another instance than before; noise: time "
+            "in which the machine did not even let the clients run"
         ),
     )
     for name in COLUMNS:
@@ -71,6 +74,8 @@ def table(results: Iterable[Result]) -> Table:
             f"{t.worst_ms:.0f}",
             _two(t.blocked_ms),
             _two(t.back_ms),
+            str(t.moved) if t.remapped else "",
+            _two([100 * share for share in t.remapped]),
             f"{t.noise_ms:.0f}",
             verdict(r),
         )

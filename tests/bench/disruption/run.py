@@ -14,14 +14,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from bench.disruption.checker import Limits, Tally, check
-from bench.disruption.events import AGE, KINDS, SWARMLINE, Skipped, SwarmEvents
+from bench.disruption.events import AGE, ROUNDS, SWARMLINE, Skipped, SwarmEvents
 from bench.disruption.history import Event, events_write, records_read
 from bench.disruption.peers import ADDRESS, PEERS, PORT
 
@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[3]
 CLIENTS = {"keep": 8, "new": 3, "download": 3, "echo": 4}
 SMALL_FILES, LONG_FILES, LONG_SIZE = 32, 4, 3_000_000
 VIP = "10.77.0.10"
-REST = 0.3  # seconds between two events
+REST = 0.15  # seconds between two events
 END_TIMEOUT = 30.0  # for the clients to finish their last requests
 
 CONFIG = """
@@ -103,6 +103,7 @@ class Events(Protocol):
 
     def ready(self, kind: str) -> None: ...
     def one(self, kind: str) -> Event: ...
+    def whole(self) -> object: ...
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,7 @@ def clients(
         f"--net=/run/netns/{options.prefix}-client",
         "--",
         sys.executable,
+        "-P",
         "-m",
         "bench.disruption.clients",
         json.dumps(given),
@@ -170,45 +172,64 @@ def clients(
             process.wait()
 
 
-# ---- one kind
+# ---- kinds of events
 
 
-def disturb(options: Options, system: Events, kind: str, site: Site, host: str, port: int, folder: Path) -> Result:
-    """Baseline, events, verdict."""
-    begun = time.monotonic()
-    try:
-        system.ready(kind)
-    except Skipped as reason:
-        return Result(system.system, kind, None, why=str(reason))
-    history, started = folder / f"{system.system}-{kind}.jsonl", dict[str, int]()
-    count = options.counts[kind]
+def disturb(
+    options: Options, system: Events, kinds: Sequence[str], site: Site, host: str, port: int, folder: Path
+) -> list[Result]:
+    """Baseline, events whose kinds take turns, verdict on each kind."""
+    begun, results = time.monotonic(), []
+    for kind in kinds:
+        try:
+            system.ready(kind)
+        except Skipped as reason:
+            results.append(Result(system.system, kind, None, why=str(reason)))
+    kinds = [kind for kind in kinds if kind not in {r.kind for r in results}]
+    if not kinds:
+        return results
+    name = f"{system.system}-{kinds[0]}" + "-and-others" * (len(kinds) > 1)
+    history, started = folder / f"{name}.jsonl", dict[str, int]()
     with clients(options, site, host, port, history, started):
         time.sleep(0.5)  # all have their connections
         start = time.monotonic_ns()
         time.sleep(options.seconds)
         events = [Event("baseline", start, time.monotonic_ns())]
-        for n in range(count):
-            events.append(system.one(kind))
-            if all(e.fields.get("not_whole") for e in events[-2:]):
-                options.say(f"  {system.system} {kind}: given up after {n + 1} of {count}")
-                break
-            if n % 50 == 49:
-                options.say(f"  {system.system} {kind}: {n + 1} of {count}")
-            time.sleep(REST)
+        events += _events(options, system, _turns({kind: options.counts[kind] for kind in kinds}))
         time.sleep(1.0)  # what an event did to a request may show only now
-    with (folder / f"{system.system}-{kind}.events").open("w") as file:
+    with (folder / f"{name}.events").open("w") as file:
         events_write(file, events)
     tallies = check(records_read(history), events, started, options.limits)
     if options.keep is None:
         history.unlink()
-    return Result(
-        system.system,
-        kind,
-        tallies[kind],
-        tallies["baseline"],
-        events=tuple(events[1:]),
-        seconds=time.monotonic() - begun,
-    )
+    seconds = time.monotonic() - begun
+    for kind in kinds:
+        own = tuple(e for e in events if e.kind == kind)
+        tally = tallies.get(kind, Tally(kind))
+        results.append(Result(system.system, kind, tally, tallies["baseline"], events=own, seconds=seconds))
+    return results
+
+
+def _turns(counts: Mapping[str, int]) -> list[str]:
+    """Each kind as often as it is asked for, in turns."""
+    rounds = range(max(counts.values()))
+    return [kind for n in rounds for kind, count in counts.items() if n < count]
+
+
+def _events(options: Options, system: Events, kinds: Sequence[str]) -> Iterator[Event]:
+    bad = 0
+    for n, kind in enumerate(kinds):
+        event = system.one(kind)
+        yield event
+        bad = bad + 1 if event.fields.get("not_whole") else 0
+        if bad == 2:
+            options.say(f"  {system.system} {kind}: given up after {n + 1} of {len(kinds)}")
+            return
+        if n % 50 == 49:
+            options.say(f"  {system.system} {kind}: {n + 1} of {len(kinds)}")
+        time.sleep(REST)
+    with contextlib.suppress(TimeoutError):
+        system.whole()  # the last ones drain
 
 
 # ---- systems
@@ -218,32 +239,34 @@ def run(options: Options, done: Callable[[Result], None]) -> list[Result]:
     """Everything; each result is handed to ``done`` as soon as it is there."""
     results: list[Result] = []
 
-    def one(result: Result) -> None:
-        results.append(result)
-        done(result)
+    def take(found: list[Result]) -> None:
+        results.extend(found)
+        for result in found:
+            done(result)
 
     with _folder(options) as folder, _lab(options.prefix):
         site = make_site(folder)
-        kinds = [kind for kind in KINDS if options.counts.get(kind)]
-        if kinds:
+        rounds = [[kind for kind in kinds if options.counts.get(kind)] for kinds in ROUNDS]
+        rounds = [kinds for kinds in rounds if kinds]
+        if rounds:
             config = folder / "swarm.toml"
             config.write_text(
                 CONFIG.format(drain=f"{options.drain:g}", prefix=options.prefix, vip=VIP, site=site.folder)
             )
-            while kinds:
+            while rounds:
                 with _swarm(options.run_dir, config), contextlib.suppress(TimeoutError):
                     swarm = SwarmEvents(options.run_dir, config, options.drain, options.manager_stall, options.age)
-                    while kinds:
-                        one(disturb(options, swarm, kinds.pop(0), site, VIP, 443, folder))
-                        swarm.whole()  # else the next kind gets a new swarm
+                    while rounds:
+                        take(disturb(options, swarm, rounds.pop(0), site, VIP, 443, folder))
+                        swarm.whole()  # else the next kinds get a new swarm
         for name in options.peers:
             try:
                 with PEERS[name](f"{options.prefix}-host", folder, site.folder) as peer:
                     for kind in peer.kinds:
                         if options.counts.get(kind):
-                            one(disturb(options, peer, kind, site, ADDRESS, PORT, folder))
+                            take(disturb(options, peer, [kind], site, ADDRESS, PORT, folder))
             except Skipped as reason:
-                one(Result(name, "all", None, why=str(reason)))
+                take([Result(name, "all", None, why=str(reason))])
     return results
 
 

@@ -4,11 +4,11 @@
  *
  * Control: the router listens on RUN_DIR/router.sock (SOCK_SEQPACKET, only root may connect) and takes several
  * connections, so that a restarted manager just connects again. One struct sl_rtr_request per packet, one struct
- * sl_rtr_reply for each, in order. PORT_ADD carries exactly one file descriptor by SCM_RIGHTS, every other request
- * none. A request of wrong size, version or descriptor count, or with a field set that its type does not use, gets
- * -EINVAL and changes nothing.
+ * sl_rtr_reply for each, in order. PORT_ADD carries exactly one file descriptor by SCM_RIGHTS, PORT_ADD_VHOST at most
+ * one, every other request none. A request of wrong size, version or descriptor count, or with a field set that its
+ * type does not use, gets -EINVAL and changes nothing.
  *
- * A new router knows nothing: the manager repeats VIP_ADD, NET_ADD and PORT_ADD. All three overwrite, so repeating is
+ * A new router knows nothing: the manager repeats VIP_ADD, NET_ADD and PORT_ADD(_VHOST). All overwrite, so repeating is
  * harmless. Addresses are 16 bytes in network order, IPv4 as ::ffff:a.b.c.d; an IPv4 prefix /n is therefore prefix_len
  * 96 + n. */
 #ifndef SL_ABI_ROUTER_H
@@ -45,7 +45,25 @@ enum sl_rtr_type {
 	SL_RTR_VIP_DEL = 5,     /* slot; -ENOENT: it is empty */
 	SL_RTR_NET_ADD = 6,     /* addr, prefix_len, gateway (all zero: on-link); replaces the same prefix. -ENOSPC */
 	SL_RTR_NET_CLEAR = 7,   /* none; forgets all routes */
+	SL_RTR_PORT_ADD_VHOST = 8,   /* vm_id, vips; a virtual machine's virtio-net device, see below; replaces the
+	                              * port, but one that is a client stays, with its link */
 };
+
+/* A vhost-user port (PORT_ADD_VHOST).
+ *
+ * Without a descriptor the router is the client: it connects to RUN_DIR/vhost/VM_ID/net and, whenever that link ends,
+ * again, after 20 ms, later after at most 160 ms. QEMU listens (-chardev socket,server=on,wait=off). That is what heals
+ * fastest: a router that was started again is back in the link as soon as it has its ports, a QEMU that was started
+ * again as soon as it listens, while the other way round QEMU waits a second between two tries (reconnect=1). QEMU waits
+ * at start, or in netdev_add, until the router has connected.
+ * The router makes RUN_DIR/vhost, the manager the folder in it; its owner must be the user as which QEMU listens, and the
+ * router's group must be able to reach the socket and to write it.
+ *
+ * With a descriptor, a UNIX stream socket that listens, the router is the server; the caller hands it over, and should
+ * keep a copy for the next router.
+ *
+ * What a peer must do: offer memory by a memfd that has F_SEAL_SHRINK (QEMU: memory-backend-memfd, share=on, which
+ * seals), virtio 1.0 or later. Offloads are not offered: frames are whole and their checksums complete. */
 
 /* Writer: manager. Reader: router. Fields that the type does not use are zero. */
 struct sl_rtr_request {

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "router/control.h"
+#include "router/ports/vhost.h"
 
 enum {
 	REQUESTS_PER_TURN = 64,   /* of one connection, so that frames are not kept waiting */
@@ -33,6 +34,7 @@ static bool unused_is_zero(const struct sl_rtr_request *q)
 	rest.seq = 0;
 	switch (q->type) {
 	case SL_RTR_PORT_ADD:
+	case SL_RTR_PORT_ADD_VHOST:
 		rest.vm_id = 0;
 		rest.vips = 0;
 		break;
@@ -55,6 +57,21 @@ static bool unused_is_zero(const struct sl_rtr_request *q)
 	return !memcmp(&rest, &zero, sizeof(rest));
 }
 
+/* What a port is made of: fd is the caller's unless 0 is returned. */
+static int port_open(struct sl_router *r, const struct sl_rtr_request *q, int fd, struct sl_port **ret)
+{
+	struct sl_port_vhost_conf conf = {
+		.server = fd >= 0, .listen_fd = fd, .vm_id = q->vm_id, .nb_pair = SL_VHOST_PAIRS_MAX, .bufs = &r->tap_bufs,
+	};
+	char path[16];
+
+	if (q->type == SL_RTR_PORT_ADD)
+		return sl_port_tap_open(fd, q->vm_id, &r->tap_bufs, ret);
+	snprintf(path, sizeof(path), "%u/net", q->vm_id);   /* main has entered the folder */
+	conf.path = fd < 0 ? path : NULL;
+	return sl_port_vhost_open(&conf, ret);
+}
+
 /* Takes *fd (then -1). */
 static int port_add(struct sl_router *r, const struct sl_rtr_request *q, int *fd)
 {
@@ -63,7 +80,11 @@ static int port_add(struct sl_router *r, const struct sl_rtr_request *q, int *fd
 
 	if (!q->vm_id || q->vm_id >= SL_VM_MAX)
 		return -EINVAL;
-	err = sl_port_tap_open(*fd, q->vm_id, &r->tap_bufs, &port);
+	if (q->type == SL_RTR_PORT_ADD_VHOST && *fd < 0 && sl_port_vhost_connects(r->vm[q->vm_id])) {
+		r->vips[q->vm_id] = q->vips;   /* the port that is there is no other: its link stays */
+		return 0;
+	}
+	err = port_open(r, q, *fd, &port);
 	if (err)
 		return err;
 	*fd = -1;
@@ -101,17 +122,25 @@ static int net_add(struct sl_router *r, const struct sl_rtr_request *q)
 	return sl_net_route_set(&r->net, &route);
 }
 
+static bool fds_fit(const struct sl_rtr_request *q, uint32_t nb_fd)
+{
+	if (q->type == SL_RTR_PORT_ADD_VHOST)
+		return nb_fd <= 1;
+	return nb_fd == (q->type == SL_RTR_PORT_ADD);
+}
+
 /* Carries a request out; takes *fd (then -1) if it keeps it. */
 static int request_run(struct sl_router *r, const struct sl_rtr_request *q, uint32_t nb_fd, int *fd)
 {
 	struct sl_addr addr = sl_addr_from6(q->addr);
 
-	if (q->version != SL_ABI_VERSION || nb_fd != (q->type == SL_RTR_PORT_ADD) || !unused_is_zero(q))
+	if (q->version != SL_ABI_VERSION || !fds_fit(q, nb_fd) || !unused_is_zero(q))
 		return -EINVAL;
 	switch (q->type) {
 	case SL_RTR_PING:
 		return 0;
 	case SL_RTR_PORT_ADD:
+	case SL_RTR_PORT_ADD_VHOST:
 		return port_add(r, q, fd);
 	case SL_RTR_PORT_DEL:
 		if (!q->vm_id || q->vm_id >= SL_VM_MAX)
@@ -183,7 +212,7 @@ static bool request_read(struct sl_control *c, uint32_t conn)
 		.msg_iov = &iov, .msg_iovlen = 1, .msg_control = cbuf.room, .msg_controllen = sizeof(cbuf.room),
 	};
 	ssize_t len = recvmsg(c->conn[conn], &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-	int fds[FDS_MAX], status = -EINVAL;
+	int fds[FDS_MAX] = { -1 }, status = -EINVAL;
 	struct sl_rtr_reply a;
 	uint32_t nb_fd, i;
 

@@ -205,6 +205,18 @@ static int signals_open(struct sl_router *r)
 	return fd < 0 ? -errno : sl_event_add(r->epoll_fd, fd, SL_EVENT_SIGNAL, 0);
 }
 
+/* Makes the folder of the guests' sockets and enters it: later the way there is closed to this process's user. */
+static int vhost_folder_enter(const char *run_dir)
+{
+	char path[4096];
+
+	if (snprintf(path, sizeof(path), "%s/vhost", run_dir) >= (int)sizeof(path))
+		return -ENAMETOOLONG;
+	if (mkdir(path, 0711) && errno != EEXIST)
+		return -errno;
+	return chmod(path, 0711) || chdir(path) ? -errno : 0;
+}
+
 /* Tells which step failed, so that one line is enough to mend it. */
 static int step(const char *what, int err)
 {
@@ -233,6 +245,7 @@ static int start(struct loop *l, const struct options *o)
 	sl_neighs_init(&r->neighs, &r->net, r->nic[0], &r->count, r->mac, seed);
 	snprintf(path, sizeof(path), "%s/router.sock", o->run_dir);
 	if (step("control", sl_control_open(&l->control, r, path)) ||
+	    step("vhost", vhost_folder_enter(o->run_dir)) ||
 	    step("privileges", sl_privileges_drop(o->uid, o->gid)))
 		return -1;
 	say("info", "event=ready ifname=%s queues=%u mtu=%u uid=%u", o->ifname, o->queues, r->mtu, o->uid);

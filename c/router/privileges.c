@@ -8,24 +8,32 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "abi/base.h"
 #include "router/privileges.h"
 
-enum { FDS_BESIDE_PORTS = 128 };
+enum {
+	FDS_BESIDE_PORTS = 128,
+	FDS_PER_PORT = 64,        /* a vhost-user port with all its rings: sockets, timer, three eventfds for each ring */
+};
 
 static int limits_set(void)
 {
 	static const struct { int what; rlim_t max; } limits[] = {
-		{ RLIMIT_NOFILE, SL_VM_MAX + FDS_BESIDE_PORTS }, { RLIMIT_CORE, 0 }, { RLIMIT_MSGQUEUE, 0 },
+		{ RLIMIT_NOFILE, SL_VM_MAX * FDS_PER_PORT + FDS_BESIDE_PORTS }, { RLIMIT_CORE, 0 }, { RLIMIT_MSGQUEUE, 0 },
 		{ RLIMIT_MEMLOCK, 0 },
 	};
 	size_t i;
 
 	for (i = 0; i < sl_nb(limits); i++) {
-		struct rlimit l = { limits[i].max, limits[i].max };
+		struct rlimit l;
 
+		/* not even root may raise it everywhere */
+		if (getrlimit((__rlimit_resource_t)limits[i].what, &l))
+			return -errno;
+		l.rlim_cur = l.rlim_max = sl_min(l.rlim_max, limits[i].max);
 		if (setrlimit((__rlimit_resource_t)limits[i].what, &l))
 			return -errno;
 	}
@@ -57,18 +65,22 @@ static int syscalls_limit(void)
 		SCMP_SYS(epoll_wait), SCMP_SYS(epoll_pwait), SCMP_SYS(epoll_ctl), SCMP_SYS(accept4), SCMP_SYS(close),
 		SCMP_SYS(getsockopt), SCMP_SYS(clock_gettime), SCMP_SYS(getpid), SCMP_SYS(brk), SCMP_SYS(munmap),
 		SCMP_SYS(rt_sigreturn), SCMP_SYS(restart_syscall), SCMP_SYS(exit_group),
+		/* a vhost-user port: its own events, the peer's descriptors and memory */
+		SCMP_SYS(epoll_create1), SCMP_SYS(eventfd2), SCMP_SYS(timerfd_create), SCMP_SYS(timerfd_settime),
+		SCMP_SYS(connect), SCMP_SYS(preadv2), SCMP_SYS(fstat), SCMP_SYS(newfstatat),
 	};
+	static const int fcntls[] = { F_GETFL, F_SETFL, F_GET_SEALS };
 	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_KILL_PROCESS);
 	int err = ctx ? 0 : -ENOMEM;
 	size_t i;
 
 	for (i = 0; !err && i < sl_nb(plain); i++)
 		err = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, plain[i], 0);
-	/* a new port: made non-blocking, asked for its kind, its memory allocated */
+	/* a new port: made non-blocking, asked for its kind, its memory allocated, its socket connected */
+	for (i = 0; !err && i < sl_nb(fcntls); i++)
+		err = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(fcntl), 1, SCMP_A1(SCMP_CMP_EQ, (uint64_t)fcntls[i]));
 	if (!err)
-		err = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(fcntl), 1, SCMP_A1(SCMP_CMP_EQ, F_GETFL));
-	if (!err)
-		err = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(fcntl), 1, SCMP_A1(SCMP_CMP_EQ, F_SETFL));
+		err = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(socket), 1, SCMP_A0(SCMP_CMP_EQ, AF_UNIX));
 	if (!err)
 		err = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1, SCMP_A1(SCMP_CMP_EQ, TUNGETIFF));
 	if (!err)

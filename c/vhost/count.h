@@ -35,6 +35,7 @@
 	X(MSG_MEMORY, msg_memory)                       /* regions that overlap, exceed their file, or can not be mapped */ \
 	X(LINK_UP, link_up) \
 	X(LINK_LOST, link_lost)                         /* ended by the peer */ \
+	X(LINK_REFUSED, link_refused)                   /* who listens is not the owner of the socket's folder */ \
 	X(LINK_QUARANTINED, link_quarantined)           /* ended by us after a violation */
 
 #define SL_VHOST_COUNT_ENUM(upper, lower) SL_VHOST_##upper,

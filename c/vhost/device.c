@@ -89,11 +89,21 @@ static bool ring_locate(const struct sl_vhost *d, const struct sl_vhost_ring *r,
 	       !((uintptr_t)c->device & 3);
 }
 
+/* The back-end before us may have been killed between showing buffers and telling of them, or have told it to another
+ * descriptor. One interrupt too many does no harm. */
+static void ring_call(const struct sl_vhost_ring *r)
+{
+	static const uint64_t one = 1;
+
+	if (r->call_fd >= 0 && write(r->call_fd, &one, sizeof(one)) < 0)
+		return;
+}
+
 static int ring_start(struct sl_vhost *d, uint32_t index)
 {
 	struct sl_vhost_ring *r = &d->ring[index];
 	struct sl_vq_conf c = {
-		.size = r->size, .base = r->base, .event_idx = d->features & BIT(VIRTIO_RING_F_EVENT_IDX),
+		.size = r->size, .event_idx = d->features & BIT(VIRTIO_RING_F_EVENT_IDX),
 		.mergeable = d->features & BIT(VIRTIO_NET_F_MRG_RXBUF), .to_guest = !(index & 1),
 	};
 
@@ -102,6 +112,7 @@ static int ring_start(struct sl_vhost *d, uint32_t index)
 		return SL_VHOST_RING_SETUP;
 	if (!(d->features & BIT(F_PROTOCOL_FEATURES)))
 		r->enabled = true;
+	ring_call(r);
 	return OK;
 }
 
@@ -188,7 +199,7 @@ static int region_remove(struct sl_vhost *d, const struct sl_vu_region *region)
 	int wrong;
 
 	if (sl_vhost_memory_remove(&d->mem, region, &gone))
-		return SL_VHOST_MSG_MEMORY;
+		return OK;   /* another queue pair's vhost_dev of QEMU has removed it */
 	wrong = rings_move(d);
 	if (wrong != OK) {
 		d->mem.region[d->mem.nb++] = gone;
@@ -218,16 +229,14 @@ static int kick_set(struct sl_vhost *d, struct sl_vu_msg *m, uint32_t index)
 
 static int call_set(struct sl_vhost *d, struct sl_vu_msg *m, uint32_t index)
 {
-	static const uint64_t one = 1;
 	struct sl_vhost_ring *r = &d->ring[index];
 	int wrong = fd_take(d, m, &r->call_fd);
 
 	if (wrong != OK)
 		return wrong;
 	r->vq.call_fd = r->call_fd;
-	/* an interrupt may have gone to the descriptor before this one; one too many does no harm */
-	if (r->vq.state == SL_VQ_STARTED && r->call_fd >= 0 && write(r->call_fd, &one, sizeof(one)) < 0)
-		return OK;
+	if (r->vq.state == SL_VQ_STARTED)
+		ring_call(r);
 	return OK;
 }
 

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "vhost/link.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/timerfd.h>
-#include <sys/un.h>
 #include <unistd.h>
+
+#include "vhost/socket.h"
 
 enum {
 	EVENTS_PER_POLL = 16,
@@ -37,14 +37,14 @@ static void timer_set(struct sl_vhost_link *l, uint32_t ms)
 	timerfd_settime(l->timer_fd, 0, &t, NULL);
 }
 
-/* ---- up and down ------------------------------------------------------------------------------------------------- */
-
-static int address(const char *path, struct sockaddr_un *addr)
+/* The next try of a client, later each time. */
+static void retry_later(struct sl_vhost_link *l)
 {
-	*addr = (struct sockaddr_un){ .sun_family = AF_UNIX };
-	return snprintf(addr->sun_path, sizeof(addr->sun_path), "%s", path) >= (int)sizeof(addr->sun_path) ?
-	       -ENAMETOOLONG : 0;
+	timer_set(l, l->retry_ms);
+	l->retry_ms = sl_min(2 * l->retry_ms, (uint32_t)SL_VHOST_RETRY_MAX_MS);
 }
+
+/* ---- up and down ------------------------------------------------------------------------------------------------- */
 
 /* Takes sock. */
 static void up(struct sl_vhost_link *l, int sock)
@@ -59,22 +59,20 @@ static void up(struct sl_vhost_link *l, int sock)
 	l->msg.nb_fd = 0;
 	l->up_ns = sl_now_ns();
 	l->state = SL_VHOST_UP;
+	l->retry_ms = SL_VHOST_RETRY_MS;
 	l->dev.count[SL_VHOST_LINK_UP]++;
 }
 
 static void try_connect(struct sl_vhost_link *l)
 {
-	int sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	struct sockaddr_un addr;
+	int sock = sl_vhost_sock_connect(l->path);
 
-	address(l->path, &addr);
-	if (sock >= 0 && !connect(sock, (struct sockaddr *)&addr, sizeof(addr))) {
+	if (sock >= 0) {
 		up(l, sock);
 		return;
 	}
-	if (sock >= 0)
-		close(sock);
-	timer_set(l, SL_VHOST_RETRY_MS);
+	l->dev.count[SL_VHOST_LINK_REFUSED] += sock == -EPERM;
+	retry_later(l);
 }
 
 static void try_accept(struct sl_vhost_link *l)
@@ -284,25 +282,13 @@ void sl_vhost_link_wake(struct sl_vhost_link *l, bool on)
 
 /* ---- life -------------------------------------------------------------------------------------------------------- */
 
-static int listen_open(struct sl_vhost_link *l)
-{
-	struct sockaddr_un addr;
-
-	address(l->path, &addr);
-	l->listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (l->listen_fd < 0)
-		return -errno;
-	unlink(l->path);
-	return bind(l->listen_fd, (struct sockaddr *)&addr, sizeof(addr)) || listen(l->listen_fd, 1) ? -errno : 0;
-}
-
 static int link_start(struct sl_vhost_link *l, const struct sl_vhost_link_conf *conf)
 {
 	struct sl_vhost_conf dev = {
 		.nb_pair = conf->nb_pair, .unsealed_ok = conf->unsealed_ok, .frame_max = conf->frame_max,
 		.kick_event = EVENT_KICK,
 	};
-	int err = 0;
+	int err;
 
 	l->epoll_fd = dev.epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	sl_vhost_init(&l->dev, &dev);
@@ -310,16 +296,16 @@ static int link_start(struct sl_vhost_link *l, const struct sl_vhost_link_conf *
 	l->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (l->epoll_fd < 0 || l->timer_fd < 0 || l->wake_fd < 0)
 		return -errno;
-	if (conf->server && conf->listen_fd < 0)
-		err = listen_open(l);
-	if (!err)
-		err = watch(l, l->timer_fd, EVENT_TIMER);
+	err = watch(l, l->timer_fd, EVENT_TIMER);
 	if (!err)
 		err = watch(l, l->wake_fd, EVENT_WAKE);
-	if (err)
+	/* last: a socket that was handed over is ours only on success */
+	if (!err && conf->server)
+		err = conf->listen_fd >= 0 ? sl_vhost_sock_check(conf->listen_fd) : sl_vhost_sock_listen(conf->path);
+	if (err < 0)
 		return err;
-	if (conf->server && conf->listen_fd >= 0)
-		l->listen_fd = conf->listen_fd;
+	if (conf->server)
+		l->listen_fd = err;
 	wait_for_peer(l);
 	return 0;
 }
@@ -339,6 +325,7 @@ int sl_vhost_link_open(const struct sl_vhost_link_conf *conf, struct sl_vhost_li
 		return -ENOMEM;
 	l->sock = l->listen_fd = l->timer_fd = l->wake_fd = -1;
 	l->server = conf->server;
+	l->retry_ms = SL_VHOST_RETRY_MS;
 	if (conf->path)
 		memcpy(l->path, conf->path, strlen(conf->path));
 	err = link_start(l, conf);

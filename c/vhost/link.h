@@ -3,7 +3,8 @@
  * gone. A peer that violates the protocol is cut off and let in again after a time that doubles with each violation.
  *
  *   from        to          when
- *   WAITING     UP          client: a connect succeeded, tried each SL_VHOST_RETRY_MS; server: a peer connected
+ *   WAITING     UP          client: a connect succeeded, tried after SL_VHOST_RETRY_MS and then ever more
+ *                           rarely, down to each SL_VHOST_RETRY_MAX_MS; server: a peer connected
  *   UP          WAITING     the peer closed; the device is reset
  *   UP          QUARANTINE  the peer violated the protocol; the device is reset
  *   QUARANTINE  WAITING     the penalty is over
@@ -15,6 +16,7 @@
 
 enum {
 	SL_VHOST_RETRY_MS = 20,
+	SL_VHOST_RETRY_MAX_MS = 160,
 	SL_VHOST_PENALTY_MIN_MS = 100,
 	SL_VHOST_PENALTY_MAX_MS = 10000,
 	SL_VHOST_GOOD_MS = 10000,         /* a link that lasted so long is forgiven earlier violations */
@@ -23,7 +25,8 @@ enum {
 enum sl_vhost_link_state { SL_VHOST_WAITING, SL_VHOST_UP, SL_VHOST_QUARANTINE };
 
 struct sl_vhost_link_conf {
-	const char *path;                 /* of the socket; copied. May be NULL with listen_fd */
+	/* Of the socket; copied. May be NULL with listen_fd. A client only takes a peer who owns the socket's folder */
+	const char *path;
 	bool server;                      /* listen there (a stale socket is replaced); else connect */
 	int listen_fd;                    /* server: a listening socket in place of path, ours on success; -1: none */
 	uint16_t nb_pair;                 /* as in sl_vhost_conf */
@@ -40,12 +43,12 @@ struct sl_vhost_link {
 	bool server, awake;
 	int sock, listen_fd, timer_fd, wake_fd;
 	uint64_t up_ns;
-	uint32_t penalty_ms;
+	uint32_t penalty_ms, retry_ms;
 	uint32_t have;                    /* bytes of msg that were read */
 	struct sl_vu_msg msg;
 };
 
-/* 0; -EINVAL: nb_pair or frame_max; -ENAMETOOLONG; -ENOMEM; others from the kernel. Client: success even if nobody is
+/* 0; -EINVAL: nb_pair or frame_max, or listen_fd is no UNIX stream socket that listens; -ENAMETOOLONG; -ENOMEM; others from the kernel. Client: success even if nobody is
  * there yet. */
 int sl_vhost_link_open(const struct sl_vhost_link_conf *conf, struct sl_vhost_link **ret);
 void sl_vhost_link_close(struct sl_vhost_link *l);

@@ -13,6 +13,12 @@ static bool ranges_meet(uint64_t a, uint64_t a_len, uint64_t b, uint64_t b_len)
 	return a < b + b_len && b < a + a_len;   /* neither sum overflows: sl_vu_region_is_valid */
 }
 
+static bool region_is(const struct sl_vhost_region *a, const struct sl_vu_region *r, const struct stat *st)
+{
+	return a->gpa == r->gpa && a->uva == r->uva && a->len == r->len && a->file_off == r->file_off &&
+	       a->dev == st->st_dev && a->ino == st->st_ino;
+}
+
 /* Maps whole pages around the region: of a file in huge pages, offset and length must be multiples of theirs. */
 static int region_map(struct sl_vhost_region *to, const struct sl_vu_region *r, int fd, uint64_t page_len)
 {
@@ -37,20 +43,25 @@ int sl_vhost_memory_add(struct sl_vhost_memory *mem, const struct sl_vu_region *
 	int seals, err;
 	uint32_t i;
 
-	if (mem->nb == SL_VHOST_REGIONS)
-		return -ENOSPC;
-	for (i = 0; i < mem->nb; i++)
-		if (ranges_meet(r->gpa, r->len, mem->region[i].gpa, mem->region[i].len) ||
-		    ranges_meet(r->uva, r->len, mem->region[i].uva, mem->region[i].len))
-			return -EEXIST;
 	/* before the size is read: from then on a sealed file has at least that size */
 	seals = fcntl(fd, F_GET_SEALS);
 	if (fstat(fd, &st) || !S_ISREG(st.st_mode))
 		return -EBADF;
 	if (r->file_off + r->len > (uint64_t)st.st_size)
 		return -ERANGE;
+	for (i = 0; i < mem->nb; i++) {
+		if (region_is(&mem->region[i], r, &st))
+			return 0;
+		if (ranges_meet(r->gpa, r->len, mem->region[i].gpa, mem->region[i].len) ||
+		    ranges_meet(r->uva, r->len, mem->region[i].uva, mem->region[i].len))
+			return -EEXIST;
+	}
+	if (mem->nb == SL_VHOST_REGIONS)
+		return -ENOSPC;
 	to = &mem->region[mem->nb];
-	*to = (struct sl_vhost_region){ .gpa = r->gpa, .uva = r->uva, .len = r->len };
+	*to = (struct sl_vhost_region){
+		.gpa = r->gpa, .uva = r->uva, .len = r->len, .file_off = r->file_off, .dev = st.st_dev, .ino = st.st_ino,
+	};
 	if (unsealed_ok || (seals >= 0 && (seals & F_SEAL_SHRINK))) {
 		page_len = (uint64_t)st.st_blksize;
 		if (page_len < PAGE_LEN || page_len > HUGE_MAX || (page_len & (page_len - 1)))

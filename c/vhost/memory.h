@@ -17,6 +17,7 @@ struct sl_vhost_region {
 	uint8_t *hva;                     /* NULL: not mapped */
 	void *map;
 	uint64_t map_len;                 /* whole pages of the file's size around [hva, hva + len) */
+	uint64_t file_off, dev, ino;      /* where it is in which file */
 };
 
 struct sl_vhost_memory {
@@ -25,7 +26,8 @@ struct sl_vhost_memory {
 };
 
 /* Maps a region of fd, which stays the caller's and is needed no more. unsealed_ok: map files that may shrink (only
- * for peers that are trusted). r is valid (sl_vu_region_is_valid). -EEXIST: overlaps another in gpa or uva; -ENOSPC:
+ * for peers that are trusted). r is valid (sl_vu_region_is_valid). A region that is there already stays: QEMU 7.2 adds each
+ * once for every queue pair. -EEXIST: overlaps another in gpa or uva; -ENOSPC:
  * too many; -EBADF: not a file that can be mapped; -ERANGE: beyond the file's end; or the kernel's. */
 int sl_vhost_memory_add(struct sl_vhost_memory *mem, const struct sl_vu_region *r, int fd, bool unsealed_ok);
 /* Moves the region with these gpa, uva and length to *ret (see sl_vhost_region_unmap). -ENOENT. */

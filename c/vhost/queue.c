@@ -15,32 +15,68 @@ void sl_vq_move(struct sl_vq *q, const struct sl_vq_conf *conf)
 	q->device_event = conf->device;
 }
 
-/* Where to go on. All that was taken before was given back, in order, so both positions are the same; with a split ring
- * that is what the used index says, which also holds when the back-end before us was killed and nobody could ask it (the
- * front-end then says any base). It is read once; a guest that lies about it only harms itself. Packed: the base; bit 15
- * is the wrap counter, the upper half says the same of what was given back and is not needed. */
-static int base_set(struct sl_vq *q, uint32_t base)
+static bool packed_bit(uint16_t flags, uint16_t bit)
 {
-	if (q->packed) {
-		q->next = base & 0x7fff;
-		q->next_wrap = base >> 15 & 1;
-		if (q->next >= q->size)
-			return -EINVAL;
-	} else {
-		if (base >> 16)
-			return -EINVAL;
-		q->next = sl_guest_observe(&q->used->idx);
+	return flags & bit;
+}
+
+/* Finds the slot that the driver will fill next, by the bit that it turns over in each lap: before that slot it has the
+ * lap's value, behind it the former one's. False: the driver is just writing a chain, whose first slot comes last. */
+static bool packed_driver_find(struct sl_vq *q)
+{
+	bool first = packed_bit(sl_guest_observe(&q->slots[0].flags), PACKED_AVAIL), bit = first;
+	uint32_t i, nb_turn = 0;
+
+	q->next = 0;
+	q->next_wrap = !first;
+	for (i = 1; i < q->size; i++) {
+		if (packed_bit(sl_guest_peek(&q->slots[i].flags), PACKED_AVAIL) == bit)
+			continue;
+		bit = !bit;
+		if (nb_turn++)
+			return false;
+		q->next = (uint16_t)i;
+		q->next_wrap = first;
 	}
+	return true;
+}
+
+/* The first available slot from there on is the oldest one. */
+static void packed_find(struct sl_vq *q)
+{
+	uint32_t tries = 3, i;
+	uint16_t flags;
+
+	while (!packed_driver_find(q) && --tries)
+		;
+	for (i = 0; i < q->size; i++) {
+		uint16_t slot = (uint16_t)((q->next + i) % q->size);
+
+		flags = sl_guest_peek(&q->slots[slot].flags);
+		if (packed_bit(flags, PACKED_AVAIL) == packed_bit(flags, PACKED_USED))
+			continue;
+		q->next = slot;
+		q->next_wrap = packed_bit(flags, PACKED_AVAIL);
+		return;
+	}
+}
+
+/* Where to go on. All that was taken before was given back, in order, so both positions are the same, and the ring itself
+ * tells it; also when the back-end before us was killed and nobody could ask it: then the front-end says any base. A
+ * split ring's position is its used index. It is read once; a guest that lies about it only harms itself. */
+static void position_find(struct sl_vq *q)
+{
+	if (q->packed)
+		packed_find(q);
+	else
+		q->next = sl_guest_observe(&q->used->idx);
 	q->seen = q->put = q->told = q->next;
 	q->put_wrap = q->next_wrap;
-	return 0;
 }
 
 int sl_vq_start(struct sl_vq *q, const struct sl_vq_conf *conf, const struct sl_vhost_memory *mem, uint64_t *count,
 		uint32_t frame_max, int call_fd)
 {
-	int err;
-
 	if (!conf->size || conf->size > SL_VQ_SIZE_MAX || (!conf->packed && (conf->size & (conf->size - 1))))
 		return -EINVAL;
 	*q = (struct sl_vq){
@@ -49,9 +85,7 @@ int sl_vq_start(struct sl_vq *q, const struct sl_vq_conf *conf, const struct sl_
 		.to_guest = conf->to_guest, .tell_always = true, .armed = true,
 	};
 	sl_vq_move(q, conf);
-	err = base_set(q, conf->base);
-	if (err)
-		return err;
+	position_find(q);
 	q->state = SL_VQ_STARTED;
 	/* nobody waits for receive buffers: a frame without buffer is dropped */
 	if (q->to_guest)
@@ -113,19 +147,14 @@ void sl_vq_flush(struct sl_vq *q)
 	bool wanted;
 
 	/* a ring that broke in the middle of a burst still shows what was done before */
-	if (q->state == SL_VQ_STOPPED)
+	if (q->state == SL_VQ_STOPPED || !q->owed)
 		return;
-	if (q->packed) {
-		if (!q->first_held)
-			return;
-		q->first_held = false;
-		sl_guest_publish(&q->slots[q->first_slot].flags, q->first_flags);
-	} else {
-		if (q->put == q->told)
-			return;
-		/* buffers and used entries must be there before the index that shows them */
+	q->owed = false;
+	/* buffers and used entries must be there before what shows them */
+	if (q->packed)
+		packed_show(q);
+	else
 		sl_guest_publish(&q->used->idx, q->put);
-	}
 	/* the guest asks for an interrupt, then looks at the ring once more; we show, then read its wish: without the
 	 * fence both could miss the other's store */
 	sl_full_fence();

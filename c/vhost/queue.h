@@ -30,6 +30,7 @@ enum {
 	SL_VQ_HDR_LEN = 12,               /* struct virtio_net_hdr_mrg_rxbuf: virtio 1 has no shorter one */
 	SL_VQ_HEAD_LEN = 128,             /* first bytes of a frame, copied so that they can be checked */
 	SL_VQ_ETH_LEN = 14,               /* no shorter frame */
+	SL_VQ_HELD = 64,                  /* packed: buffers that are shown together */
 };
 _Static_assert(sizeof(struct virtio_net_hdr_mrg_rxbuf) == SL_VQ_HDR_LEN, "wire format");
 
@@ -39,9 +40,15 @@ enum sl_vq_state { SL_VQ_STOPPED, SL_VQ_STARTED, SL_VQ_BROKEN };
 struct sl_vq_conf {
 	void *desc, *driver, *device;     /* split: table, available, used; packed: ring, driver's and device's events */
 	uint16_t size;
-	uint32_t base;                    /* of SET_VRING_BASE */
 	bool packed, event_idx, mergeable;
 	bool to_guest;                    /* the guest's receive queue */
+};
+
+/* A buffer that goes back: the upper half of its descriptor, so that it is written by one store. */
+struct sl_vq_held {
+	uint64_t word;
+	uint16_t slot, nb_slot;
+	bool wrap;
 };
 
 struct sl_vq {
@@ -66,9 +73,10 @@ struct sl_vq {
 	bool next_wrap, put_wrap;
 	bool tell_always;                 /* no interrupt was considered since the start */
 	bool armed;                       /* the guest was asked for kicks */
-	/* packed: the first buffer given back since the last flush is shown last, so that none is seen before its burst */
-	bool first_held;
-	uint16_t first_slot, first_flags;
+	bool owed;                        /* something was given back since the last flush */
+	/* packed: what was given back and not shown yet, in order; put is behind it */
+	uint32_t nb_held;
+	struct sl_vq_held held[SL_VQ_HELD];
 };
 
 /* A frame of the guest's: seg[0] is head, private; the others lie in guest memory, which changes as the guest likes. */
@@ -85,8 +93,8 @@ struct sl_vq_buf {
 	uint32_t len;
 };
 
-/* q must be stopped (zeroed memory is). -EINVAL: size is zero, too large, or (split) no power of two; base is beyond the
- * ring. */
+/* q must be stopped (zeroed memory is). -EINVAL: size is zero, too large, or (split) no power of two.
+ * Where to go on the ring itself tells. */
 int sl_vq_start(struct sl_vq *q, const struct sl_vq_conf *conf, const struct sl_vhost_memory *mem, uint64_t *count,
 		uint32_t frame_max, int call_fd);
 /* The guest's memory moved: the same ring at other host addresses. */

@@ -10,7 +10,10 @@
 enum {
 	PACKED_AVAIL = 1 << VRING_PACKED_DESC_F_AVAIL,
 	PACKED_USED = 1 << VRING_PACKED_DESC_F_USED,
+	PACKED_REST = VRING_DESC_F_NEXT | VRING_DESC_F_WRITE,
 };
+_Static_assert(offsetof(struct vring_packed_desc, len) == 8 && offsetof(struct vring_packed_desc, id) == 12 &&
+	       offsetof(struct vring_packed_desc, flags) == 14, "len, id and flags are one word");
 
 struct sl_vq_chain {
 	struct iovec *seg;                /* room for cap parts; nb_seg are filled */
@@ -96,6 +99,11 @@ static inline bool packed_is_avail(const struct sl_vq *q, uint16_t flags)
 	return !!(flags & PACKED_AVAIL) == q->next_wrap && !!(flags & PACKED_USED) != q->next_wrap;
 }
 
+static inline uint16_t packed_used(bool wrap)
+{
+	return wrap ? PACKED_AVAIL | PACKED_USED : 0;
+}
+
 static inline void packed_step(const struct sl_vq *q, uint16_t *slot, bool *wrap, uint16_t nb)
 {
 	uint32_t to = (uint32_t)*slot + nb;   /* nb <= size */
@@ -141,21 +149,38 @@ static inline int packed_take(struct sl_vq *q, struct sl_vq_chain *c)
 	return 1;
 }
 
+/* Shows the guest the buffers that were given back, in order, each by one store. So at any moment, also when we are
+ * killed, the ring itself tells where to go on: packed_find. */
+static inline void packed_show(struct sl_vq *q)
+{
+	uint32_t i, n;
+
+	for (i = 0; i < q->nb_held; i++) {
+		const struct sl_vq_held *h = &q->held[i];
+		uint16_t slot = h->slot;
+		bool wrap = h->wrap;
+
+		/* the rest of a chain, which the guest does not look at, no longer looks available */
+		for (n = 1; sl_unlikely(n < h->nb_slot); n++) {
+			packed_step(q, &slot, &wrap, 1);
+			sl_guest_post(&q->slots[slot].flags, packed_used(wrap) | (sl_guest_peek(&q->slots[slot].flags) & PACKED_REST));
+		}
+		sl_guest_publish64((__u64 *)(void *)&q->slots[h->slot].len, h->word);
+	}
+	q->nb_held = 0;
+}
+
 static inline void packed_put(struct sl_vq *q, uint16_t id, uint32_t len, uint16_t nb_slot)
 {
-	struct vring_packed_desc *p = &q->slots[q->put];
-	uint16_t flags = (uint16_t)((q->put_wrap ? PACKED_AVAIL | PACKED_USED : 0) | (q->to_guest ? VRING_DESC_F_WRITE : 0));
+	uint16_t flags = (uint16_t)(packed_used(q->put_wrap) | (q->to_guest ? VRING_DESC_F_WRITE : 0));
 
-	p->id = id;
-	p->len = len;
-	if (q->first_held) {
-		sl_guest_publish(&p->flags, flags);
-	} else {
-		q->first_held = true;
-		q->first_slot = q->put;
-		q->first_flags = flags;
-	}
+	q->held[q->nb_held++] = (struct sl_vq_held){
+		.word = len | (uint64_t)id << 32 | (uint64_t)flags << 48, .slot = q->put, .nb_slot = nb_slot,
+		.wrap = q->put_wrap,
+	};
 	packed_step(q, &q->put, &q->put_wrap, nb_slot);
+	if (sl_unlikely(q->nb_held == SL_VQ_HELD))
+		packed_show(q);
 }
 
 /* ---- both -------------------------------------------------------------------------------------------------------- */
@@ -168,6 +193,7 @@ static inline int ring_take(struct sl_vq *q, struct sl_vq_chain *c)
 
 static inline void ring_put(struct sl_vq *q, uint16_t id, uint32_t len, uint16_t nb_slot)
 {
+	q->owed = true;
 	if (q->packed)
 		packed_put(q, id, len, nb_slot);
 	else

@@ -3,7 +3,8 @@
 
 A router that was started again knows nothing, and says so by its start time. So this side keeps what the
 router should know, and repeats it whenever that time changes. The taps that belong to it lie in the holder
-(key ``tap-VMID``): a manager that was started again has them too.
+(key ``tap-VMID``): a manager that was started again has them too. To a virtual machine the router connects by
+itself, at ``vhost/VMID/net`` in the run folder.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any
 
 from pipeline._native import ffi, lib
 from pipeline.errors import HolderError, RouterError
-from pipeline.host import namespaces, processes
+from pipeline.host import namespaces, processes, vhost
 from pipeline.host.control import mapped
 from pipeline.host.holder_client import HolderClient
 from pipeline.host.memory import sealed_memfd
@@ -60,6 +61,14 @@ class RouterSpec:
     @property
     def socket_path(self) -> Path:
         return self.run_dir / "router.sock"
+
+
+@dataclass(frozen=True)
+class _Port:
+    """What the router is told of an instance's port. ``vips``: mask of the slots that it may send from."""
+
+    vips: int
+    is_vhost: bool
 
 
 @dataclass(frozen=True)
@@ -107,7 +116,7 @@ class Router:
         self._vips: dict[int, IPAddress] = {}          # slot -> address
         self._nets: tuple[Gateway, ...] = ()
         self._removed: set[int] = set()                # ports that a living router may still have
-        self._ports: dict[int, int] = {}               # vm_id -> set of slots that it may send from
+        self._ports: dict[int, _Port] = {}             # by vm_id
         self.process: Process | None = None
 
     # ---- life
@@ -155,10 +164,10 @@ class Router:
         except RouterError:
             return None
         self.process = Process.of(facts.pid)
-        for key in self._holder.fd_list():
-            vm_id = int(key.removeprefix("tap-")) if key.startswith("tap-") else 0
-            if vm_id and vm_id not in self._ports:
-                self.port_remove(vm_id)
+        known = {int(key.removeprefix("tap-")) for key in self._holder.fd_list() if key.startswith("tap-")}
+        known |= vhost.folders(self._spec.run_dir)
+        for vm_id in known - set(self._ports):
+            self.port_remove(vm_id)
         return facts
 
     async def wait(self) -> None:
@@ -221,25 +230,30 @@ class Router:
         The holder keeps a copy of the tap; the caller may close its own.
         """
         self._holder.fd_put(f"tap-{vm_id}", [tap])
-        self._ports[vm_id] = _mask(slots)
-        self._removed.discard(vm_id)
-        with suppress(_NoRouter):
-            self._port_add(vm_id, tap)
+        self._port_put(vm_id, _Port(_mask(slots), is_vhost=False), tap)
+
+    def port_add_vhost(self, vm_id: int, slots: Iterable[int]) -> None:
+        """Gives the router a virtual machine's virtio-net device; see ``vhost.folder_make``.
+
+        For instances that a former manager started, too: the router keeps the link that it has.
+        """
+        self._port_put(vm_id, _Port(_mask(slots), is_vhost=True))
 
     def port_restore(self, vm_id: int, slots: Iterable[int]) -> None:
         """As port_add, with the tap that the holder has: for instances that a former manager started.
 
         Before ``adopt`` or ``start`` it only notes the port.
         """
-        self._ports[vm_id] = _mask(slots)
+        self._ports[vm_id] = _Port(_mask(slots), is_vhost=False)
         if self._sock:
             self._port_restore(vm_id)
 
     def port_remove(self, vm_id: int) -> None:
-        """Forgets the instance's port, here, in the router and in the holder. The tap is gone then."""
+        """Forgets the instance's port, here, in the router and in the holder. The tap or socket is gone then."""
         self._ports.pop(vm_id, None)
         self._removed.add(vm_id)
         self._holder.fd_remove(f"tap-{vm_id}")
+        vhost.folder_remove(self._spec.run_dir, vm_id)
         with suppress(_NoRouter):
             self._ports_del()
 
@@ -372,10 +386,21 @@ class Router:
         via = mapped(net.via) if net.via else bytes(16)
         self._request(lib.SL_RTR_NET_ADD, prefix_len=length, addr=list(prefix), gateway=list(via))
 
-    def _port_add(self, vm_id: int, tap: int) -> None:
-        self._request(lib.SL_RTR_PORT_ADD, tap, vm_id=vm_id, vips=self._ports[vm_id])
+    def _port_put(self, vm_id: int, port: _Port, tap: int | None = None) -> None:
+        self._ports[vm_id] = port
+        self._removed.discard(vm_id)
+        with suppress(_NoRouter):
+            self._port_add(vm_id, tap)
+
+    def _port_add(self, vm_id: int, tap: int | None = None) -> None:
+        port = self._ports[vm_id]
+        kind = lib.SL_RTR_PORT_ADD_VHOST if port.is_vhost else lib.SL_RTR_PORT_ADD
+        self._request(kind, tap, vm_id=vm_id, vips=port.vips)
 
     def _port_restore(self, vm_id: int) -> None:
+        if self._ports[vm_id].is_vhost:
+            self._port_add(vm_id)
+            return
         tap = self._holder.fd_get(f"tap-{vm_id}")[0]
         try:
             self._port_add(vm_id, tap)

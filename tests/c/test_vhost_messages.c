@@ -180,8 +180,8 @@ static void test_ring_setup(void **state)
 {
 	static const struct { uint64_t features; uint32_t size, base; uint64_t uva; bool ok; } setups[] = {
 		{ F_PLAIN, 8, 0, GUEST_UVA, true }, { F_PLAIN, 7, 0, GUEST_UVA, false },
-		{ F_PLAIN | F_PACKED, 7, 6, GUEST_UVA, true }, { F_PLAIN | F_PACKED, 7, 7, GUEST_UVA, false },
-		{ F_PLAIN, 8, 0x10000, GUEST_UVA, false }, { F_PLAIN, 8, 0, GUEST_UVA + GUEST_LEN - 16, false },
+		{ F_PLAIN | F_PACKED, 7, 6, GUEST_UVA, true }, { F_PLAIN | F_PACKED, 7, 7, GUEST_UVA, true },
+		{ F_PLAIN, 8, 0x10000, GUEST_UVA, true }, { F_PLAIN, 8, 0, GUEST_UVA + GUEST_LEN - 16, false },
 		{ F_PLAIN, 8, 0, GUEST_UVA - 16, false }, { F_PLAIN, 8, 0, 0, false },
 		{ F_PLAIN, 8, 0, 0xfffffffffffffff0, false }, { BIT(30), 8, 0, GUEST_UVA, false },   /* legacy */
 		{ F_PLAIN, 32768, 0, GUEST_UVA, true }, { F_PLAIN | F_PACKED, 32768, 0, GUEST_UVA + GUEST_LEN - 16, false },
@@ -252,14 +252,19 @@ static void test_regions(void **state)
 	g.mem[5] = 77;
 	assert_int_equal(*(uint8_t *)sl_vhost_gpa(&g.dev.mem, gpa, len), 77);
 	assert_null(sl_vhost_gpa(&g.dev.mem, gpa, len + 1));
+	/* once for each queue pair, as QEMU says it */
+	assert_int_equal(region_add(&one.region, g.fd), 0);
+	assert_int_equal(g.dev.mem.nb, 2);
 	assert_int_equal(say(&g, SL_VU_REM_MEM_REG, &one, sizeof(one), NULL, 0, NULL), 0);
-	assert_int_equal(say(&g, SL_VU_REM_MEM_REG, &one, sizeof(one), NULL, 0, NULL), -EPROTO);
+	assert_int_equal(say(&g, SL_VU_REM_MEM_REG, &one, sizeof(one), NULL, 0, NULL), 0);
+	assert_int_equal(g.dev.mem.nb, 1);
 	assert_null(sl_vhost_gpa(&g.dev.mem, gpa, 1));
 	/* a file that can be cut short is noted, but never touched */
 	unsealed = memfd_create("unsealed", MFD_CLOEXEC);
 	assert_int_equal(ftruncate(unsealed, (off_t)len), 0);
 	one.region.file_off = 0;
 	assert_int_equal(region_add(&one.region, unsealed), 0);
+	assert_int_equal(region_add(&one.region, g.fd), -EPROTO);   /* the same addresses of another file */
 	assert_null(sl_vhost_gpa(&g.dev.mem, gpa, 1));
 	assert_int_equal(ftruncate(unsealed, 0), 0);
 	close(unsealed);

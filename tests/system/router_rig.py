@@ -112,6 +112,15 @@ def cast(address: str) -> bytes:
     return b"\0" * 10 + b"\xff\xff" + socket.inet_aton(address)
 
 
+def stub_built(folder: Path) -> Path:
+    """The stub classifier, compiled."""
+    built = folder / "stub.o"
+    multiarch = run("gcc", "-print-multiarch").strip()
+    flags = f"-O2 -g -target bpf -mcpu=v3 -I{ROOT}/c -idirafter /usr/include/{multiarch} -c".split()
+    run("clang", *flags, str(ROOT / "tests/system/stub.bpf.c"), "-o", str(built))
+    return built
+
+
 def eventually(condition: Callable[[], bool], seconds: float = 10) -> None:
     """Wait until condition holds; fail after seconds."""
     end = time.monotonic() + seconds

@@ -112,9 +112,15 @@ static void vhost_close(struct sl_port *port)
 	free(v);
 }
 
+static const struct sl_port_ops ops = { vhost_rx_burst, vhost_tx_burst, vhost_close };
+
+bool sl_port_vhost_connects(struct sl_port *port)
+{
+	return port && port->ops == &ops && !vhost_of(port)->link->server;
+}
+
 int sl_port_vhost_open(const struct sl_port_vhost_conf *conf, struct sl_port **ret)
 {
-	static const struct sl_port_ops ops = { vhost_rx_burst, vhost_tx_burst, vhost_close };
 	struct sl_vhost_link_conf link = {
 		.path = conf->path, .server = conf->server, .listen_fd = conf->listen_fd, .nb_pair = conf->nb_pair,
 		.unsealed_ok = conf->unsealed_ok, .frame_max = SL_FRAME_MAX,

@@ -21,6 +21,9 @@ struct sl_port_vhost_conf {
  * sets port->error; with nb = 0 it leaves the rings alone. Errors as of sl_vhost_link_open. */
 int sl_port_vhost_open(const struct sl_port_vhost_conf *conf, struct sl_port **ret);
 
+/* Whether this is a vhost-user port that is a client. port may be NULL. */
+bool sl_port_vhost_connects(struct sl_port *port);
+
 /* The device behind the port, for its counters (sl_vhost_count_name) and for frames from guest to guest. */
 struct sl_vhost *sl_port_vhost_device(struct sl_port *port);
 

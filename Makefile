@@ -27,7 +27,7 @@ SOURCES := $(shell find c ebpf pipeline -name __pycache__ -prune -o -print) \
 logged = mkdir -p $(BUILD) && { $(2) >$(BUILD)/$(1).log 2>&1 || { \
 	cat $(BUILD)/$(1).log; echo "make: $(1) failed (the log above is $(BUILD)/$(1).log)"; false; }; }
 
-.PHONY: help deps deps-test deps-bench venv build install test demo bench bench-disruption verify lint clean
+.PHONY: help deps deps-test deps-bench deps-vm venv build install test demo demo-vm bench bench-disruption verify lint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ deps: ## install missing Debian packages (build, run, test)
 
 deps-test:
 	@packages/install build run test vm verify
+
+deps-vm:
+	@packages/install build run vm
 
 deps-bench:
 	@packages/install build run test bench
@@ -78,6 +81,10 @@ test: deps-test install ## run every test that this machine can run (TESTS=path 
 
 demo: install ## a lab, a swarm, a real client: the whole thing in a minute
 	@tools/demo
+
+demo-vm: deps-vm install ## the same with every instance in a virtual machine of its own
+	@$(VENV)/bin/swarmline images build
+	@tools/demo --vm
 
 bench: deps-bench install ## compare with peers (ONLY=prefix selects)
 	@$(VENV)/bin/python tools/bench

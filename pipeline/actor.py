@@ -156,9 +156,8 @@ class Actor:
         if swarm.router:
             self.router = self._new_router()
             self._router_tell(swarm.services)
-            for vm_id, member in self.members.items():
-                if LayerId.TCP in member.instance.layers:
-                    self.router.port_restore(vm_id, self._vips(self.config.services))
+            for member in self.members.values():
+                self._port_restore(member, self.config.services)
             if self.router.adopt() is None:
                 await self.router.start()
             self._watch_router()
@@ -282,9 +281,11 @@ class Actor:
         control.assign(self._assignment(instance), self._conf(instance))
         self._write_routes(member, self._routing)
         self._announce()
+        self._vhost_add(member)
         try:
             member.running = await self._driver(instance).start(self._spec(member))
         except LaunchError:
+            self._port_remove(member)
             self._forget(vm_id)
             raise
         member.plugging = asyncio.create_task(self._plug(member))
@@ -328,11 +329,28 @@ class Actor:
                     async with asyncio.timeout(STOP_TIMEOUT):
                         await member.running.wait()
             await self._driver(member.instance).stop(member.running)
-        if self.router and LayerId.TCP in member.instance.layers:
+        if LayerId.TCP in member.instance.layers:
             # its kernel has just told every client that its connection is over: let the router carry that out
             await asyncio.sleep(FAREWELL)
-            self.router.port_remove(vm_id)
+            self._port_remove(member)
         self._forget(vm_id)
+
+    def _vhost_add(self, member: Member) -> None:
+        if LayerId.TCP in member.instance.layers and self._driver(member.instance).vhost:
+            assert self.router
+            self.router.port_add_vhost(member.instance.vm_id, self._vips(self.config.services))
+
+    def _port_restore(self, member: Member, services: Iterable[Service]) -> None:
+        """Of an instance that is there: with other addresses, or after another manager."""
+        assert self.router
+        if LayerId.TCP in member.instance.layers:
+            vhost = self._driver(member.instance).vhost
+            declare = self.router.port_add_vhost if vhost else self.router.port_restore
+            declare(member.instance.vm_id, self._vips(services))
+
+    def _port_remove(self, member: Member) -> None:
+        if self.router and LayerId.TCP in member.instance.layers:
+            self.router.port_remove(member.instance.vm_id)
 
     def _forget(self, vm_id: int) -> None:
         member = self.members.pop(vm_id)
@@ -472,9 +490,8 @@ class Actor:
     def _set_services(self, services: Sequence[Service]) -> None:
         if self.router and services:
             self._router_tell(services)
-            for vm_id, member in self.members.items():
-                if LayerId.TCP in member.instance.layers:
-                    self.router.port_restore(vm_id, self._vips(services))
+            for member in self.members.values():
+                self._port_restore(member, services)
         assert self.classifier
         self.classifier.set_services(services)
 

@@ -113,10 +113,12 @@ def tables(value: dict[str, Any]) -> list[Table]:
 def instances_table(value: dict[str, Any]) -> Table:
     """Each layer's and instance's share of the work."""
     table = Table(title=f"swarm {value['swarm']['name']}", title_justify="left", box=SIMPLE, pad_edge=False)
-    for name in ("vm", "layer", "state", "pid", "requests", "in", "out", "load", "queue", "oldest", "flows", "busy"):
-        table.add_column(name, justify="left" if name in ("layer", "state") else "right")
+    for name in ("vm", "layer", "driver", "state", "pid", "requests", "in", "out", "load", "queue", "oldest", "flows",
+                 "busy"):
+        table.add_column(name, justify="left" if name in ("layer", "driver", "state") else "right")
     for i in sorted(value["instances"], key=_place):
-        table.add_row(str(i["vm_id"]), "+".join(i["layers"]), i["state"], str(i["pid"]), str(i["requests"]),
+        driver = f"{i['driver']}/{i['accelerator']}" if "accelerator" in i else i["driver"]
+        table.add_row(str(i["vm_id"]), "+".join(i["layers"]), driver, i["state"], str(i["pid"]), str(i["requests"]),
                       size(i["bytes_in"]), size(i["bytes_out"]), f"{i['load'] / 10:.0f} %", str(i["queue_depth"]),
                       age(i["oldest_ns"]), str(i["active_flows"]), f"{i['busy_ns'] / 1e6:.0f} ms")
     return table

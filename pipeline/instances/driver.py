@@ -102,6 +102,7 @@ class Driver(ABC):
 
     name: DriverName
     boot_timeout: float        # seconds: one that is not READY then will never be
+    vhost = False              # the router connects to its interface, and is to know that before ``start``
 
     def place(self, folder: PurePath) -> PurePath:
         """Where an instance sees the folder that it serves (``InstanceSpec.files``)."""

@@ -29,10 +29,11 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 from pipeline.errors import HostError, InstanceError, LaunchError
-from pipeline.host import cpio, images, namespaces, processes
+from pipeline.host import cpio, images, namespaces, processes, vhost
 from pipeline.host.images import Image
 from pipeline.host.memory import sealed_memfd, shared_memfd
 from pipeline.host.processes import Process
+from pipeline.host.router import ROUTER_UID
 from pipeline.instances.driver import Driver, EdgeGrant, InstanceSpec, Running
 from pipeline.instances.kvm import accelerator
 from pipeline.instances.monitor import Monitor
@@ -79,6 +80,7 @@ class QemuDriver(Driver):
 
     name = DriverName.QEMU
     boot_timeout = BOOT_TIMEOUT
+    vhost = True
 
     def __init__(self, image_folder: Path | None = None) -> None:
         self._image_folder = image_folder or images.default_folder()
@@ -105,7 +107,7 @@ class QemuDriver(Driver):
         pidfd = process.open() if process and words <= set(process.argv) else None
         if process is None or pidfd is None:
             return None
-        kind = Accelerator.KVM if any("accel=kvm" in word for word in process.argv) else Accelerator.TCG
+        kind = Accelerator.KVM if Accelerator.KVM in process.argv else Accelerator.TCG
         running = QemuRunning(spec.vm_id, process, pidfd, spec.log_path, monitor=Monitor(f"instance {spec.vm_id}"),
                               accelerator=kind, socket_path=_monitor_path(spec))
         try:
@@ -157,7 +159,8 @@ class _Launch:
             spec.vm_id, spec.run_dir, chosen, spec.memory,
             memory_fd=self._own(shared_memfd(f"sl-guest-{spec.vm_id}", spec.memory)[0]),
             kernel_fd=self._own(os.open(image.kernel, os.O_RDONLY | os.O_CLOEXEC)),
-            initramfs_fd=self._own(_initramfs(image, spec)), monitor_fd=listener.fileno(), ivshmem_fd=holder.fileno())
+            initramfs_fd=self._own(_initramfs(image, spec)), monitor_fd=listener.fileno(), ivshmem_fd=holder.fileno(),
+            mac=spec.tap.mac if spec.tap else b"")
         self._argv = qemu_argv(processes.program(PROGRAM), self._machine)
 
     def spawn(self) -> None:
@@ -168,9 +171,15 @@ class _Launch:
         log = self._own(os.open(self._spec.log_path, flags, 0o600))
         # restore_signals: a full log must be no reason to die
         self._child = namespaces.spawn_alone(
-            [*LIMITS, *self._argv], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/",
+            [*LIMITS, *self._argv], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self._folder(user), umask=0,
             pass_fds=self._machine.fds, user=user, group=user, extra_groups=groups, start_new_session=True,
             restore_signals=False, env=processes.environment())
+
+    def _folder(self, user: int) -> Path:
+        """Where it makes the socket of its interface."""
+        if not self._machine.mac:
+            return Path("/")
+        return vhost.folder_make(self._spec.run_dir, self._spec.vm_id, user, ROUTER_UID)
 
     async def running(self) -> QemuRunning:
         """Waits until the machine runs. Raises LaunchError, and leaves nothing then."""

@@ -27,7 +27,8 @@ class Accelerator(StrEnum):
 
 # `pc` for both: it boots as fast as any, and takes devices into any slot while the guest runs. q35 wants a root port
 # for each, microvm takes none at all. TCG guests need no defence against speculation: what runs is QEMU's code.
-_MACHINE = "pc,usb=off,vmport=off,memory-backend=ram,accel={}"
+_MACHINE = "pc,usb=off,vmport=off,memory-backend=ram"
+_ACCEL = {Accelerator.KVM: "kvm", Accelerator.TCG: "tcg,tb-size=64"}     # MiB of translated code; else up to a GiB
 _CPU = {Accelerator.KVM: "host", Accelerator.TCG: "max"}
 _KERNEL_MORE = {Accelerator.KVM: "", Accelerator.TCG: " mitigations=off"}
 # Edges lie above 4 GiB, where the firmware leaves memory cached: a window for the largest that there can be.
@@ -48,6 +49,7 @@ class Machine:
     initramfs_fd: int
     monitor_fd: int              # listens
     ivshmem_fd: int              # connected to the holder
+    mac: bytes = b""             # of its interface; empty: it has none
 
     @property
     def fds(self) -> tuple[int, ...]:
@@ -58,12 +60,16 @@ class Machine:
 def qemu_argv(program: Path, machine: Machine) -> list[str]:
     """Its console is its standard output."""
     m = machine
+    return [*_computer(program, m), *_interface(m)]
+
+
+def _computer(program: Path, m: Machine) -> list[str]:
     return [
         str(program), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-sandbox", _SANDBOX,
         "-name", f"swarmline-{m.vm_id},debug-threads=on",
         # where it would look for its firmware first: two folders that do not exist, by which `processes` knows it
         "-L", run_dir_argument(m.run_dir), "-L", f"--vm-id={m.vm_id}",
-        "-machine", _MACHINE.format(m.accelerator), "-cpu", _CPU[m.accelerator], "-global", _WINDOW,
+        "-machine", _MACHINE, "-accel", _ACCEL[m.accelerator], "-cpu", _CPU[m.accelerator], "-global", _WINDOW,
         "-m", str(m.memory >> 20), "-object", memory_object(m.memory, m.memory_fd),
         "-kernel", path_of(m.kernel_fd), "-initrd", path_of(m.initramfs_fd),
         "-append", KERNEL_ARGUMENTS + _KERNEL_MORE[m.accelerator],
@@ -72,6 +78,17 @@ def qemu_argv(program: Path, machine: Machine) -> list[str]:
         "-chardev", f"socket,id=holder,fd={m.ivshmem_fd}",
         "-device", "ivshmem-doorbell,id=doorbell,chardev=holder,vectors=1",
     ]
+
+
+def _interface(m: Machine) -> list[str]:
+    """The router connects to it, at `net` in the folder in which QEMU is started; until then QEMU waits. TCG: QEMU 7.2
+    dies of a vhost-user device with MSI-X.
+    """
+    if not m.mac:
+        return []
+    vectors = ",vectors=0" if m.accelerator is Accelerator.TCG else ""
+    return ["-chardev", "socket,id=router,path=net,server=on,wait=off", "-netdev", "vhost-user,id=net,chardev=router",
+            "-device", f"virtio-net-pci,id=eth0,netdev=net,mac={m.mac.hex(':')},romfile=,disable-legacy=on{vectors}"]
 
 
 def memory_object(length: int, fd: int) -> str:

@@ -51,13 +51,16 @@ static int transact(struct sl_net *n, struct nlmsghdr *h)
 	return mnl_cb_run(reply, (size_t)len, n->seq, mnl_socket_get_portid(n->nl), NULL, NULL) < 0 ? -errno : 0;
 }
 
-static int link_up(struct sl_net *n, unsigned ifindex)
+/* mtu: 0 leaves it as it is. */
+static int link_up(struct sl_net *n, unsigned ifindex, uint32_t mtu)
 {
 	struct ifinfomsg *m;
 	struct nlmsghdr *h = request(n, RTM_NEWLINK, 0, sizeof(*m), (void **)&m);
 
 	m->ifi_index = (int)ifindex;
 	m->ifi_flags = m->ifi_change = IFF_UP;
+	if (mtu)
+		mnl_attr_put_u32(h, IFLA_MTU, mtu);
 	return transact(n, h);
 }
 
@@ -72,7 +75,7 @@ static unsigned ifindex_wait(const char *name, int timeout_ms)
 	return i;
 }
 
-int sl_net_open(int timeout_ms, struct sl_net **ret)
+int sl_net_open(uint32_t mtu, int timeout_ms, struct sl_net **ret)
 {
 	struct sl_net *n = calloc(1, sizeof(*n));
 	int err = -ENOMEM;
@@ -90,8 +93,8 @@ int sl_net_open(int timeout_ms, struct sl_net **ret)
 		err = -ETIMEDOUT;
 		goto fail;
 	}
-	err = link_up(n, n->lo);
-	err = err ? err : link_up(n, n->ifindex);
+	err = link_up(n, n->lo, 0);
+	err = err ? err : link_up(n, n->ifindex, mtu);
 	if (err)
 		goto fail;
 	*ret = n;

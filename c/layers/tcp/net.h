@@ -8,9 +8,9 @@
 
 struct sl_net;
 
-/* Waits until eth0 is there (the manager, or the hypervisor, plugs it in), then brings it and lo up. 0, -ETIMEDOUT,
- * -errno. */
-int sl_net_open(int timeout_ms, struct sl_net **ret);
+/* Waits until eth0 is there (the manager, or the hypervisor, plugs it in), then brings it, with this MTU, and lo up. 0,
+ * -ETIMEDOUT, -errno. */
+int sl_net_open(uint32_t mtu, int timeout_ms, struct sl_net **ret);
 void sl_net_close(struct sl_net *n);
 /* Adds a virtual IP (IPv4-mapped or IPv6, host prefix), ready for use at once. */
 int sl_net_addr_add(struct sl_net *n, const uint8_t addr[16]);

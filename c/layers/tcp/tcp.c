@@ -339,7 +339,7 @@ static int service_setup(struct sl_instance *inst, struct sl_net *net, unsigned 
 static int tcp_setup(struct sl_instance *inst)
 {
 	struct sl_net *net = NULL;
-	int err = sl_net_open(NET_TIMEOUT_MS, &net);
+	int err = sl_net_open(inst->assignment.mtu, NET_TIMEOUT_MS, &net);
 
 	if (err)
 		return sl_instance_fail(inst, -err, "tcp: interface eth0: %s", strerror(-err));

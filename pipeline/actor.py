@@ -98,6 +98,14 @@ class Actor:
         self.classifier.set_queues(self.queues)
         return self.configure(self.config)
 
+    async def prepare(self) -> list[str]:
+        """Before the first instance of a swarm: what the operator should know."""
+        remarks = []
+        for name, driver in self._drivers.items():
+            if layers := [layer for layer in self.config.layers if layer.driver is name]:
+                remarks.append(await driver.prepare(layers))
+        return list(filter(None, remarks))
+
     def configure(self, config: Config) -> str:
         """Takes over another configuration: it counts for what is started from now on. Returns a digest of the keys and
         certificates, by which the plan tells instances that have older ones. Raises SwarmlineError, with nothing

@@ -91,6 +91,9 @@ class Manager:
                 self.actual, self.complete = former, True
                 self.intent = replace(self.intent, layers=_scaled_as(self.intent.layers, former.layers))
                 await self.actor.adopt(former)
+            else:
+                for remark in await self.actor.prepare():
+                    self.note("driver", remark)
             while not self.ended.is_set():
                 await self._turn()
                 self._wake.clear()

@@ -14,8 +14,11 @@ import typer
 
 from pipeline.cli import preflight
 from pipeline.cli.options import Json, print_json
-from pipeline.errors import SwarmlineError
+from pipeline.errors import HostError, SwarmlineError
 from pipeline.host import hugepages, processes
+from pipeline.instances.guests import check
+from pipeline.instances.qemu_argv import Accelerator
+from pipeline.policy.model import Driver, Layer, LayerId
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ def doctor(file: Annotated[Path | None, typer.Argument(help="Also check this con
     """
     checks: list[tuple[str, Callable[[], Finding]]] = [
         ("rights", _rights), ("kernel", _kernel), ("programs", _programs), ("tun", _tun), ("hugepages", _hugepages),
-        ("cpus", _cpus), ("virtual machines", _kvm)]
+        ("cpus", _cpus), ("virtual machines", _guests)]
     findings = [_try(name, check) for name, check in checks]
     if file is not None:
         findings.append(_try("config file", lambda: _config(file)))
@@ -99,17 +102,21 @@ def _cpus() -> Finding:
                    + ("" if number >= 4 else "; layers share them, so expect more latency"))
 
 
-def _kvm() -> Finding:
-    real = [m for m in ("kvm_intel", "kvm_amd") if Path("/sys/module", m).exists()]
-    if real:
-        return Finding("virtual machines", "ok", f"{real[0]}")
-    return Finding("virtual machines", "warning", "no hardware KVM: instances run as sandboxed processes")
+def _guests() -> Finding:
+    try:
+        found = check([Layer(LayerId.APP, instances=1, driver=Driver.QEMU)])
+    except HostError as error:
+        return Finding("virtual machines", "warning", f"{error.explain()}; sandboxed processes work without")
+    assert found
+    level = "ok" if found.choice.accelerator is Accelerator.KVM else "warning"
+    return Finding("virtual machines", level, found.remark)
 
 
 def _config(file: Path) -> Finding:
     config = preflight.config(file)
-    pages = preflight.machine(config)
-    return Finding("config file", "ok", f"{file}: {len(config.services)} services, edges of {pages} hugepages")
+    pages, guests = preflight.machine(config), preflight.guests(config)
+    more = f", virtual machines of {guests.pages}" if guests else ""
+    return Finding("config file", "ok", f"{file}: {len(config.services)} services, edges of {pages} hugepages{more}")
 
 
 def register(cli: typer.Typer) -> None:

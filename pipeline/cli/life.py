@@ -37,9 +37,10 @@ def up(file: Annotated[Path, typer.Argument(help="Config file, for example examp
     preflight.rights()
     pages = preflight.machine(config)
     say: Callable[[str], None] = (lambda text: None) if as_json else (lambda text: print(text, flush=True))
+    guests = preflight.guests(config)
     holder_client.start(run_dir)       # raises AlreadyRunning before anything is changed
     try:
-        _reserve(run_dir, pages, say)
+        _reserve(run_dir, pages, guests.pages if guests else 0, say)
         _start_manager(run_dir, file)
         _wait_until_up(run_dir, say)
     except BaseException:
@@ -51,18 +52,23 @@ def up(file: Annotated[Path, typer.Argument(help="Config file, for example examp
         _stay(run_dir, say)
 
 
-def _reserve(run_dir: Path, pages: int, say: Callable[[str], None]) -> None:
-    """Hugepages for the edges if the kernel has them; else the edges are made of small pages, which is slower."""
+def _reserve(run_dir: Path, edges: int, guests: int, say: Callable[[str], None]) -> None:
+    """Hugepages for edges and guests if the kernel has them, else for the edges; what gets none is made of small pages,
+    which is slower.
+    """
     former = _kept_pages(run_dir)       # of a swarm that was killed with its holder: they are this one's now
     with HolderClient(run_dir) as holder:
         def note(added: int) -> None:
             holder.blob_put(keys.HUGEPAGES, former + added)
 
         note(0)
-        try:
-            hugepages.reserve(pages, note=note)
-        except HugepageError as error:
-            say(f"warning: {error.explain()}; going on with 4 KiB pages")
+        for pages, what in ((edges + guests, "virtual machines"), (edges, "edges")):
+            try:
+                hugepages.reserve(pages, note=note)
+                return
+            except HugepageError as error:
+                if guests or what == "edges":
+                    say(f"warning: {error.explain()}; {what} get 4 KiB pages")
 
 
 def _start_manager(run_dir: Path, file: Path) -> None:

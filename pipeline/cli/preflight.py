@@ -13,6 +13,7 @@ from pipeline.errors import ConfigError, HostError, NamespaceError
 from pipeline.host import namespaces
 from pipeline.host.edges import pages_needed
 from pipeline.host.nic import nic_facts
+from pipeline.instances.guests import Guests, check
 from pipeline.policy.config import Config, parse_config
 from pipeline.policy.model import Edge
 
@@ -67,6 +68,11 @@ def machine(value: Config) -> int:
     caps = {layer.id: layer.max for layer in value.layers}
     edges = {Edge(f, b, caps[f], caps[b]) for s in value.services for f, b in s.chain.pairs()}
     return sum(pages_needed(edge) for edge in edges)
+
+
+def guests(value: Config) -> Guests | None:
+    """Image, memory and accelerator of virtual machines; None if there are none."""
+    return check(value.layers)
 
 
 def _ports_free(value: Config) -> None:

@@ -112,6 +112,16 @@ def load(folder: Path, name: str = "guest") -> Image:
     return Image(name, place, manifest)
 
 
+def verify(image: Image) -> None:
+    """Whether its files are still what was built; HostError if not. Some tenths of a second."""
+    files = image.manifest["files"]
+    assert isinstance(files, Mapping)
+    for name, about in files.items():
+        if debs.file_sha256(image.folder / name) != about["sha256"]:
+            raise HostError(f"image {image.name}: {name} is damaged",
+                            hint="make it anew: swarmline images build --force")
+
+
 def initramfs_with(image: Image, files: Mapping[str, cpio.Entry]) -> bytes:
     """The image's initramfs with more files, such as the folder that an app serves: ``cpio.tree(root, "srv")``.
     The kernel unpacks one archive after the other; a file of the later one replaces that of the former."""

@@ -14,6 +14,7 @@ from pathlib import Path, PurePath
 from pipeline.host.processes import Process, readable
 from pipeline.host.tap import TapSpec
 from pipeline.policy.model import Driver as DriverName
+from pipeline.policy.model import Layer
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,12 @@ class Driver(ABC):
     def place(self, folder: PurePath) -> PurePath:
         """Where an instance sees the folder that it serves (``InstanceSpec.files``)."""
         return folder
+
+    async def prepare(self, layers: Sequence[Layer]) -> str:
+        """Before the first start of instances of these layers. Returns what the operator should know, if anything.
+        Raises HostError.
+        """
+        return ""
 
     @abstractmethod
     async def start(self, spec: InstanceSpec) -> Running:

@@ -35,11 +35,13 @@ from pipeline.host.memory import sealed_memfd, shared_memfd
 from pipeline.host.processes import Process
 from pipeline.host.router import ROUTER_UID
 from pipeline.instances.driver import Driver, EdgeGrant, InstanceSpec, Running
+from pipeline.instances.guests import check
 from pipeline.instances.kvm import accelerator
 from pipeline.instances.monitor import Monitor
 from pipeline.instances.process import UID_BASE
 from pipeline.instances.qemu_argv import PROGRAM, Accelerator, Machine, qemu_argv
 from pipeline.policy.model import Driver as DriverName
+from pipeline.policy.model import Layer
 
 FILES = PurePath("/srv")      # where a guest has the folder that its layer serves
 MONITOR_TIMEOUT = 10.0        # seconds until QEMU has made the machine
@@ -87,6 +89,10 @@ class QemuDriver(Driver):
 
     def place(self, folder: PurePath) -> PurePath:
         return FILES
+
+    async def prepare(self, layers: Sequence[Layer]) -> str:
+        found = await asyncio.to_thread(check, layers, self._image_folder)
+        return found.remark if found else ""
 
     async def start(self, spec: InstanceSpec) -> QemuRunning:
         try:

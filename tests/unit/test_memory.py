@@ -6,7 +6,6 @@ import os
 from contextlib import closing
 
 import pytest
-from support.needs import require
 
 from pipeline.host import hugepages
 from pipeline.host.memory import HUGE_PAGE_LEN, power_of_two, shared_memfd
@@ -26,12 +25,16 @@ def test_memory_without_hugepages_is_as_long() -> None:
             os.ftruncate(file.fileno(), 4096)
 
 
+@pytest.mark.root
 def test_what_lies_behind_the_length_costs_no_hugepage() -> None:
-    require("hugepages")
-    length = HUGE_PAGE_LEN
-    fd, huge = shared_memfd("sl-test", length, room=(hugepages.pool().total + 1) * HUGE_PAGE_LEN)    # more than there are
-    with os.fdopen(fd, "rb+") as file:
-        assert huge
-        assert os.fstat(file.fileno()).st_size > length
-        with closing(mmap.mmap(file.fileno(), length)) as memory:
-            memory[0] = 1
+    added = hugepages.reserve(1)
+    try:
+        more_than_there_are = (hugepages.pool().total + 1) * HUGE_PAGE_LEN
+        fd, huge = shared_memfd("sl-test", HUGE_PAGE_LEN, room=more_than_there_are)
+        with os.fdopen(fd, "rb+") as file:
+            assert huge
+            assert os.fstat(file.fileno()).st_size > HUGE_PAGE_LEN
+            with closing(mmap.mmap(file.fileno(), HUGE_PAGE_LEN)) as memory:
+                memory[0] = 1
+    finally:
+        hugepages.restore(added)

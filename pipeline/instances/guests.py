@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What virtual machines need of this machine, looked at before anything is started."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import HostError
+from pipeline.host import images
+from pipeline.host.memory import HUGE_PAGE_LEN
+from pipeline.instances.kvm import Choice, accelerator
+from pipeline.instances.qemu_argv import PROGRAM, Accelerator
+from pipeline.policy.model import Driver, Layer
+
+MEMINFO = Path("/proc/meminfo")
+BESIDE = 160 << 20       # bytes of QEMU beside the guest's memory: the image, and under TCG the translated code
+
+
+@dataclass(frozen=True)
+class Guests:
+    """``pages``: hugepages that the guests' memory takes."""
+
+    pages: int
+    choice: Choice
+
+    @property
+    def remark(self) -> str:
+        if self.choice.accelerator is Accelerator.KVM:
+            return "virtual machines run with KVM"
+        return f"virtual machines run without KVM (TCG), which is much slower: {self.choice.why}"
+
+
+def check(layers: Iterable[Layer], folder: Path | None = None) -> Guests | None:
+    """None: no layer is made of virtual machines. Raises HostError for what is missing. Takes some seconds at the first
+    time.
+    """
+    machines = [layer for layer in layers if layer.driver is Driver.QEMU]
+    if not machines:
+        return None
+    if not shutil.which(PROGRAM):
+        raise HostError(f"the program {PROGRAM} is not installed",
+                        hint="apt-get install qemu-system-x86, or driver = \"process\"")
+    image = images.load(folder or images.default_folder())
+    images.verify(image)
+    memory = sum(layer.instances * layer.memory for layer in machines)
+    number = sum(layer.instances for layer in machines)
+    needed, there = memory + number * BESIDE, _available()
+    if needed > there:
+        raise HostError(f"{number} virtual machines need {needed >> 20} MiB of memory, {there >> 20} MiB are available",
+                        hint="lower `memory` or `instances` of the layers")
+    return Guests(memory // HUGE_PAGE_LEN, accelerator(image))
+
+
+def _available() -> int:
+    """Bytes. Free hugepages are not in MemAvailable, but guests can have them."""
+    numbers = {line.split(":")[0]: int(line.split()[1]) for line in MEMINFO.read_text().splitlines()}
+    pages = max(0, numbers.get("HugePages_Free", 0) - numbers.get("HugePages_Rsvd", 0))
+    return (numbers["MemAvailable"] << 10) + pages * HUGE_PAGE_LEN

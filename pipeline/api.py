@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The manager's face: HTTP and JSON on a UNIX socket that only its owner may open. The command line is its first user.
+"""The manager's face: HTTP and JSON on a UNIX socket. The command line is its first user.
+
+Its owner and, if [swarm] has ``api_group``, the members of that group may open it, and may then do with the swarm what
+they like. ``metrics`` in [swarm] serves /metrics alone on a TCP port too.
 
 ::
 
     GET  /v1/status           everything: instances, edges, services, routing_table, counters
     GET  /metrics             the same for Prometheus
+    GET  /openapi.json        all this, for machines
     GET  /v1/events?since=N   what happened after event N
     POST /v1/scale            {"layer": "app", "instances": 4}
     POST /v1/drain            {"vm_id": 7, "force": false}
@@ -28,10 +32,12 @@ from typing import Any
 
 from aiohttp import web
 
-from pipeline.errors import ApiError, ConfigError, SwarmlineError
+from pipeline.errors import ApiError, ConfigError, HostError, SwarmlineError
 from pipeline.host import keys
+from pipeline.host.access import open_to_group
 from pipeline.manager import Manager
 from pipeline.metrics import CONTENT_TYPE, metrics
+from pipeline.openapi import document
 from pipeline.policy.config import parse_config
 from pipeline.policy.model import LayerId
 from pipeline.status import status
@@ -80,9 +86,14 @@ class _Api:
     async def metrics(self, _: web.Request) -> web.Response:
         return web.Response(body=metrics(status(self._manager)), headers={"Content-Type": CONTENT_TYPE})
 
+    async def openapi(self, _: web.Request) -> web.Response:
+        return _json(document())
+
     async def events(self, request: web.Request) -> web.Response:
-        since = int(request.query.get("since", "0") or 0)
-        return _json({"events": [asdict(e) for e in self._manager.events if e.number > since]})
+        since = request.query.get("since", "0")
+        if not since.isdecimal():
+            raise ApiError(f"since is {since!r}, the number of an event is needed")
+        return _json({"events": [asdict(e) for e in self._manager.events if e.number > int(since)]})
 
     async def scale(self, request: web.Request) -> web.Response:
         body = await _body(request)
@@ -116,10 +127,16 @@ class _Api:
         application = web.Application(middlewares=[_errors])
         application.add_routes([
             web.get("/v1/status", self.status), web.get("/metrics", self.metrics), web.get("/v1/events", self.events),
+            web.get("/openapi.json", self.openapi),
             web.post("/v1/scale", self.scale), web.post("/v1/drain", self.drain),
             web.post("/v1/reload", self.reload),
             web.post("/v1/trace", self.trace_start), web.get("/v1/trace", self.trace),
             web.post("/v1/down", self.down)])
+        return application
+
+    def metrics_alone(self) -> web.Application:
+        application = web.Application(middlewares=[_errors])
+        application.add_routes([web.get("/metrics", self.metrics)])
         return application
 
 
@@ -142,17 +159,38 @@ async def reload_file(manager: Manager, file: Path, *, dry_run: bool = False) ->
 
 @asynccontextmanager
 async def serve_api(manager: Manager, path: Path) -> AsyncIterator[None]:
-    """Serves on the socket ``path`` (mode 0600) as long as the context lasts."""
-    runner = web.AppRunner(_Api(manager).application(), access_log=None)
-    await runner.setup()
+    """Serves on the socket ``path`` as long as the context lasts, and metrics on the port of the config."""
+    api = _Api(manager)
+    runner = web.AppRunner(api.application(), access_log=None)
+    scraped = web.AppRunner(api.metrics_alone(), access_log=None)
     path.unlink(missing_ok=True)
+    try:
+        await _serve_socket(runner, path, manager.config.api_group)
+        if manager.config.metrics:
+            await _serve_metrics(scraped, *manager.config.metrics)
+        yield
+    finally:
+        await runner.cleanup()
+        await scraped.cleanup()
+        path.unlink(missing_ok=True)
+
+
+async def _serve_socket(runner: web.AppRunner, path: Path, group: str) -> None:
+    """Mode 0600, or 0660 for a group."""
+    await runner.setup()
     before = os.umask(0o177)
     try:
         await web.UnixSite(runner, str(path)).start()
     finally:
         os.umask(before)
+    if group:
+        open_to_group(path, group)
+
+
+async def _serve_metrics(runner: web.AppRunner, address: str, port: int) -> None:
+    await runner.setup()
     try:
-        yield
-    finally:
-        await runner.cleanup()
-        path.unlink(missing_ok=True)
+        await web.TCPSite(runner, address, port).start()
+    except OSError as error:
+        raise HostError(f"cannot serve metrics at {address} port {port}: {error.strerror}",
+                        hint="take another address in `metrics` of [swarm]") from error

@@ -60,6 +60,7 @@ class Manager:
         self.reports: dict[int, Report] = {}
         self.events: deque[Event] = deque(maxlen=EVENTS_KEPT)
         self.event_counts: Counter[str] = Counter()
+        self.scaled: Counter[tuple[LayerId, str]] = Counter()      # automatic decisions by layer and direction
         self.traces: deque[TraceEvent] = deque(maxlen=TRACES_KEPT)
         self.complete = False              # every layer was active once: from now on failures are lived with
         self.ended = asyncio.Event()
@@ -255,6 +256,7 @@ class Manager:
             decision = decide(layer, mine, now, self._scaled_at.get(layer.id))
             if decision.target != layer.instances:
                 self._scaled_at[layer.id] = now
+                self.scaled[layer.id, "up" if decision.target > layer.instances else "down"] += 1
                 self.intent = replace(self.intent, layers=plan.scale(self.intent.layers, layer.id, decision.target))
                 self.note("autoscale", f"{layer.id.label}: {decision.reason}")
 
@@ -306,8 +308,12 @@ class Manager:
         """Another configuration, applied by the same plan as everything else. Returns what is done first; with
         ``dry_run`` nothing is. If an instance with the new settings does not come up, the former one is taken back.
         """
-        if config.nic != self.config.nic:
-            raise PlanError("[nic] cannot change in a running swarm", hint="`swarmline down`, then `swarmline up`")
+        for what, new, old in (("[nic]", config.nic, self.config.nic),
+                               ("api_group", config.api_group, self.config.api_group),
+                               ("metrics", config.metrics, self.config.metrics)):
+            if new != old:
+                raise PlanError(f"{what} cannot change in a running swarm",
+                                hint="`swarmline down`, then `swarmline up`")
         config = replace(config, services=plan.keep_indices(self.actual.services, config.services))
         async with self._lock:
             former = (self.config, self.intent)

@@ -40,6 +40,7 @@ class _Once:
     def collect(self) -> Iterable[Metric]:
         yield from _instances(self._status["instances"])
         yield from _layers(self._status["layers"])
+        yield from _edges(self._status["edges"])
         yield from _routing(self._status["routing_table"])
         frames = self._status["router"].get("counters", {})
         yield _totals("router_frames", "Frames by what the router did with them.", frames)
@@ -89,6 +90,20 @@ def _layers(layers: Iterable[Mapping[str, Any]]) -> Iterable[Metric]:
         for which in ("instances", "active", "min", "max"):
             gauge.add_metric((layer["layer"], "wanted" if which == "instances" else which), layer[which])
     yield gauge
+    scaled = CounterMetricFamily("swarmline_scale_decisions", "Automatic decisions.", labels=("layer", "direction"))
+    for layer in layers:
+        for way, count in layer["scaled"].items():
+            scaled.add_metric((layer["layer"], way), count)
+    yield scaled
+
+
+def _edges(edges: Iterable[Mapping[str, Any]]) -> Iterable[Metric]:
+    for key, text in (("bytes", "Shared memory."), ("peers", "Instances that are attached."),
+                      ("hugepages", "1: of 2 MiB pages, 0: of small ones.")):
+        gauge = GaugeMetricFamily(f"swarmline_edge_{key}", f"Of an edge: {text}", labels=("edge",))
+        for edge in edges:
+            gauge.add_metric((edge["name"],), len(edge[key]) if key == "peers" else int(edge[key]))
+        yield gauge
 
 
 def _routing(table: Mapping[str, Any]) -> Iterable[Metric]:

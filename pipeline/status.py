@@ -22,7 +22,8 @@ def status(manager: Manager) -> dict[str, Any]:
         "instances": [_instance(i, manager.reports.get(i.vm_id), manager.actor.members.get(i.vm_id))
                       for i in actual.instances],
         "layers": [{"layer": layer.id.label, "instances": layer.instances, "min": layer.min, "max": layer.max,
-                    "active": len([i for i in actual.pool(layer.id) if i.state.name == "ACTIVE"])}
+                    "active": len([i for i in actual.pool(layer.id) if i.state.name == "ACTIVE"]),
+                    "scaled": {way: manager.scaled[layer.id, way] for way in ("up", "down")}}
                    for layer in manager.intent.layers],
         "edges": [_edge(manager, edge.name) for edge in actual.edges],
         "services": [{"name": s.name, "index": s.index, "addresses": [str(a) for a in s.addresses],
@@ -62,7 +63,7 @@ def _instance(instance: Instance, report: Report | None, member: Member | None) 
 def _edge(manager: Manager, name: str) -> dict[str, Any]:
     memory = manager.actor.edges[name]
     return {"name": name, "edge_id": memory.edge_id, "bytes": memory.length, "hugepages": memory.huge,
-            "peers": [p.vm_id for p in memory.peers()]}
+            "peers": [p.vm_id for p in memory.peers() if manager.actual.instance(p.vm_id)]}
 
 
 def _table(table: RoutingTable) -> dict[str, Any]:

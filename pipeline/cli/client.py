@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ApiError, NotRunning
+from pipeline.host.access import group_name
 
 TIMEOUT = 60.0      # seconds: `down` answers when all has ended
 
@@ -25,6 +26,14 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
+def _who_may(run_dir: Path) -> str:
+    try:
+        gid = run_dir.stat().st_gid
+    except OSError:
+        gid = 0
+    return f"run it as root or as a member of the group {group_name(gid)}" if gid else "run it as root"
+
+
 def call(run_dir: Path, method: str, path: str, body: object | None = None) -> dict[str, Any]:
     """One request. Raises NotRunning if there is no manager, ApiError if it says no or breaks off."""
     connection = _UnixConnection(run_dir / "api.sock")
@@ -36,7 +45,7 @@ def call(run_dir: Path, method: str, path: str, body: object | None = None) -> d
     except (FileNotFoundError, ConnectionRefusedError):
         raise NotRunning(f"no swarm runs in {run_dir}", hint="start one with `swarmline up FILE`") from None
     except PermissionError:
-        raise ApiError(f"may not talk to the manager in {run_dir}", hint="run it as root") from None
+        raise ApiError(f"may not talk to the manager in {run_dir}", hint=_who_may(run_dir)) from None
     except (OSError, http.client.HTTPException, json.JSONDecodeError) as error:
         raise ApiError(f"the manager did not answer: {error}", hint=f"its log is {run_dir}/log/manager.log") from error
     finally:

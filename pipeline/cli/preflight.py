@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pipeline.errors import ConfigError, HostError, NamespaceError
 from pipeline.host import namespaces
+from pipeline.host.access import group_id
 from pipeline.host.edges import pages_needed
 from pipeline.host.nic import nic_facts
 from pipeline.instances.guests import Guests, check
@@ -64,6 +65,8 @@ def machine(value: Config) -> int:
                              hint="use an interface whose driver has it; veth, virtio_net, ice, mlx5 and others do")
     if not TUN.exists():
         raise HostError(f"{TUN} is missing", hint="`modprobe tun`")
+    if value.api_group:
+        group_id(value.api_group)
     _ports_free(value)
     caps = {layer.id: layer.max for layer in value.layers}
     edges = {Edge(f, b, caps[f], caps[b]) for s in value.services for f, b in s.chain.pairs()}

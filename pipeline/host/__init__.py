@@ -16,6 +16,7 @@
     namespaces   network namespaces; tap: an instance's interface in its own; nic: facts of the real interface
     router       the Front-End Router; classifier: the XDP program
     hardware     the inventory of CPUs, NUMA nodes and PCI functions, out of a sysfs
+    access       who may open a socket of ours
     processes    pidfds, and finding everything that belongs to a run-time folder
     certs        throw-away certificates and ticket keys
 

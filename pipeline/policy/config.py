@@ -70,6 +70,8 @@ class Config:
     tls: TlsSettings
     http: HttpSettings
     app: AppSettings
+    api_group: str = ""                       # its members may use the control API, besides the owner
+    metrics: tuple[str, int] | None = None    # address and port that serve /metrics, besides the API's socket
 
 
 def parse_config(text: str, name: str) -> Config:
@@ -98,6 +100,11 @@ def _virtual_ip(value: object) -> IPAddress:
     return address
 
 
+def _endpoint(value: object) -> tuple[str, int]:
+    host, _, port = typed(value, str).rpartition(":")
+    return str(ip_address(host.removeprefix("[").removesuffix("]"))), within(int(port), 1, 65535)
+
+
 _BOOL = Kind("true or false", lambda value: typed(value, bool))
 _PATH = Kind("a path", lambda value: PurePath(text_like(r"[^\0]+", "").parse(value)))
 _FILE = text_like(r"(?!\.{1,2}$)[^/\0]{1,63}", "a file's name")
@@ -106,6 +113,8 @@ _DEVICE = text_like(r"(?!\.{1,2}$)[^\s/:]{1,15}", "an interface's name, at most 
 _NETNS = text_like(r"(?!\.{1,2}$)[^\s/]{1,255}", "a name as `ip netns` shows it")
 _HOST = text_like(r"(?=.{1,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?",
               "a host name in lower case")
+_GROUP = text_like(r"[a-z_][a-z0-9_-]{0,31}", "a group's name")
+_ENDPOINT = Kind('address and port, such as "127.0.0.1:9464" or "[::1]:9464"', _endpoint)
 _VIP = Kind("an IPv4 or IPv6 address", _virtual_ip)
 _ADDRESS = Kind("an IPv4 or IPv6 address", lambda value: ip_address(typed(value, str)))
 _NETWORK = Kind('a network such as "10.77.0.0/24"', lambda value: ip_network(typed(value, str)))
@@ -122,6 +131,8 @@ def _config(root: Table, file: str) -> Config:
     name = swarm.take("name", _NAME, "swarm")
     drain_timeout = swarm.take("drain_timeout", duration(0, 86400), 30.0)
     driver = swarm.take("driver", _DRIVER, Driver.PROCESS.value)
+    api_group = swarm.take("api_group", _GROUP, "")
+    metrics = swarm.take("metrics", _ENDPOINT, None)
     swarm.close()
     nic = _nic(root.table("nic"))
     services = _services(root)
@@ -139,7 +150,7 @@ def _config(root: Table, file: str) -> Config:
     layers = [_pool(layer_id, tables[layer_id], settings[layer_id], driver) for layer_id in LAYERS]
     root.close()
     layers = [pool for pool in layers if pool.id in used]
-    return Config(file, name, drain_timeout, nic, services, tuple(layers), tcp, tls, http, app)
+    return Config(file, name, drain_timeout, nic, services, tuple(layers), tcp, tls, http, app, api_group, metrics)
 
 
 def _nic(table: Table) -> Nic:

@@ -12,7 +12,18 @@
     │   ├── HugepageError          memory for edges
     │   ├── RouterError            the Front-End Router
     │   ├── HolderError            the process that keeps the memfds and serves the ivshmem sockets
-    │   └── HardwareError          PCI devices, IOMMU groups, accelerators
+    │   └── HardwareError          PCI devices, IOMMU groups, accelerators; each says which in ``address``
+    │       ├── NotAllowed             the configuration does not name it
+    │       ├── NoIommu                there is none, or it can not keep interrupts apart
+    │       ├── NotIsolable            others are in its IOMMU group; knows them
+    │       ├── DeviceInUse            the host needs it: a disk, a network interface, a driver in user space
+    │       ├── DeviceVanished         it was there a moment ago
+    │       ├── VfCountRefused         the number of its VFs can not be changed
+    │       ├── UnbindRefused          its driver does not let go
+    │       ├── BindRefused            a driver does not take it
+    │       ├── GroupBusy              a process holds its IOMMU group
+    │       ├── ResetUnsupported       what its former owner left in it can not be erased
+    │       └── NotReleased            a guest does not let go
     ├── InstanceError          6   one instance; knows its vm_id
     │   └── LaunchError            it did not start; keeps argv, exit status and its last log lines
     ├── ApiError               7   the manager answered a request with an error, or not at all
@@ -120,7 +131,59 @@ class HolderError(HostError):
 
 
 class HardwareError(HostError):
-    """A device could not be found, bound or given to an instance."""
+    """A device could not be found, bound or given to an instance. The machine is as it was before."""
+
+    def __init__(self, message: str, *, address: str = "", hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.address = address
+
+
+class NotAllowed(HardwareError):
+    """Neither the device nor its PF is in [hardware] allow."""
+
+
+class NoIommu(HardwareError):
+    """Without one, a guest's device could write anywhere."""
+
+
+class NotIsolable(HardwareError):
+    """Whoever has the device can reach these others."""
+
+    def __init__(self, message: str, *, others: Sequence[str], address: str = "", hint: str = "") -> None:
+        super().__init__(message, address=address, hint=hint)
+        self.others = tuple(others)
+
+
+class DeviceInUse(HardwareError):
+    """The host needs it."""
+
+
+class DeviceVanished(HardwareError):
+    """It was unplugged, or its VFs were taken away."""
+
+
+class VfCountRefused(HardwareError):
+    """The kernel, the driver or somebody's use of VFs is against it."""
+
+
+class UnbindRefused(HardwareError):
+    """The driver keeps the device."""
+
+
+class BindRefused(HardwareError):
+    """The driver does not take the device."""
+
+
+class GroupBusy(HardwareError):
+    """An IOMMU group has one user at a time."""
+
+
+class ResetUnsupported(HardwareError):
+    """A device that can not be reset has one owner for ever."""
+
+
+class NotReleased(HardwareError):
+    """A guest was asked for a device and did not answer: it must be ended."""
 
 
 class InstanceError(SwarmlineError):

@@ -22,6 +22,7 @@ from pipeline.host import holder_client, hugepages, keys, processes
 from pipeline.host.classifier import umount_pins
 from pipeline.host.holder_client import HolderClient
 from pipeline.host.ops import NOTES
+from pipeline.host.vfio import Vfio
 
 UP_TIMEOUT = 60.0
 
@@ -40,6 +41,7 @@ def up(file: Annotated[Path, typer.Argument(help="Config file, for example examp
     guests = preflight.guests(config)
     holder_client.start(run_dir)       # raises AlreadyRunning before anything is changed
     try:
+        _restore_hardware(run_dir)
         _reserve(run_dir, pages, guests.pages if guests else 0, say)
         _start_manager(run_dir, file)
         _wait_until_up(run_dir, say)
@@ -136,6 +138,7 @@ def _take_down(run_dir: Path) -> list[int]:
     killed = [process.pid for process in processes.kill_all(run_dir)]
     umount_pins(run_dir)
     _give_pages_back(run_dir)
+    _restore_hardware(run_dir)
     processes.clean_up(run_dir)
     return killed
 
@@ -145,6 +148,12 @@ def _give_pages_back(run_dir: Path) -> None:
     with suppress(FileNotFoundError, HugepageError):
         (run_dir / NOTES).unlink()         # of two that take it down at the same time, one gives them back
         hugepages.restore(kept)
+
+
+def _restore_hardware(run_dir: Path) -> None:
+    """Devices that a swarm in this folder took from the host and never gave back: nobody holds them now."""
+    for problem in Vfio(run_dir).restore():
+        print(f"warning: {problem.explain()}; it is tried again at the next `up` or `down`", file=sys.stderr)
 
 
 def _kept_pages(run_dir: Path) -> int:

@@ -17,6 +17,8 @@
     router       the Front-End Router; classifier: the XDP program
     hardware     the inventory of CPUs, NUMA nodes and PCI functions, out of a sysfs
     access       who may open a socket of ours
+    vfio         such functions for VMs: taken, reset, given back; in_use: why one can not be
+      kernel       what it asks of the kernel; passthrough: in and out of a running VM
     processes    pidfds, and finding everything that belongs to a run-time folder
     certs        throw-away certificates and ticket keys
 

@@ -116,7 +116,7 @@ _Static_assert(sizeof(struct sl_route_page) == 1040, "no implicit padding");
 
 /* Why an entry, a peer or a client was turned away. Counted in struct sl_vm_status. */
 enum sl_counter {
-	SL_CNT_BAD_INDEX = 0,       /* prod ran further than the ring: peer quarantined */
+	SL_CNT_BAD_INDEX = 0,       /* an entry of no possible lap: peer quarantined */
 	SL_CNT_BAD_OFFSET = 1,      /* data outside the sender's arena: peer quarantined */
 	SL_CNT_BAD_LAYER = 2,       /* protocol_layer or next_vm_id is not ours: peer quarantined */
 	SL_CNT_BAD_OP = 3,          /* unknown op, flag or status: peer quarantined */
@@ -124,7 +124,7 @@ enum sl_counter {
 	SL_CNT_BAD_WINDOW = 5,      /* more bytes than the window allows: peer quarantined */
 	SL_CNT_BAD_COMPLETION = 6,  /* of an entry not outstanding: peer quarantined */
 	SL_CNT_BAD_MESSAGE = 7,     /* payload of the wrong form: the flow is reset */
-	SL_CNT_STALE_EPOCH = 8,     /* entry of a former incarnation, refused */
+	SL_CNT_STALE_EPOCH = 8,     /* an entry of another incarnation: peer quarantined */
 	SL_CNT_STALE_FLOW = 9,      /* entry for a flow that is over, completed and ignored */
 	SL_CNT_QUARANTINED = 10,    /* peers shut out */
 	SL_CNT_NO_ROUTE = 11,       /* no active receiver for a new flow */

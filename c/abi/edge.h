@@ -18,13 +18,18 @@
  * Who attaches copies the header once, recomputes every offset from the counts and refuses a header that differs. The
  * geometry of an attached edge never changes: another size is another region.
  *
- * Ownership of a slot is derived from the indices and stored nowhere else:
+ * An entry says itself that it is there: its last word names the sender's incarnation and the lap of the ring. The
+ * receiver looks at the next entry's and at nothing else, so a message moves one cache line. Completions say it in the
+ * same way.
  *
- *   entry number n of a ring      is               its payload belongs to
- *   n - prod >= 0                 free             the sender
- *   cons <= n < prod              pending          nobody: the receiver may take it
- *   n < cons, not completed       in progress      the receiver (reads only)
- *   completed                     completed/error  the sender again */
+ * Ownership of a slot is derived from the entries and stored nowhere else:
+ *
+ *   entry number n of a ring               is               its payload belongs to
+ *   not there                              free             the sender
+ *   there, behind one that is not          free             the sender: the receiver stops at the first that is not there
+ *   there, cons <= n                       pending          nobody: the receiver may take it
+ *   n < cons, not completed                in progress      the receiver (reads only)
+ *   completed                              completed/error  the sender again */
 #ifndef SL_ABI_EDGE_H
 #define SL_ABI_EDGE_H
 
@@ -93,20 +98,23 @@ struct sl_peer {
 };
 _Static_assert(sizeof(struct sl_peer) == 128, "two cache lines");
 
-/* One direction between one front and one back peer. Indices run freely modulo 2^32; entry n lies at n & (ring_cap -
- * 1). The receiver's completions return in cprod; a sender has at most ring_cap entries uncompleted, so neither array
- * can overflow. */
+/* One direction between one front and one back peer. Numbers run freely modulo 2^32; entry n lies at n & (ring_cap - 1)
+ * and has lap 1 or 2 in turn, completions likewise. A sender has at most ring_cap entries uncompleted, so neither array
+ * can overflow, and what lies in a place is this lap's, the last lap's, or nothing.
+ *
+ * Before its pairing begins, each side clears the last words of what it will write (entries, or completions), then sets
+ * its pair. Who reads waits for the pair once; from then on both lines stay with their writers. */
 struct sl_ring {
 	/* line 0. Writer: sender. Reader: receiver */
-	__u32 prod;
+	__u32 prod;          /* entries published: a hint, for VMStatus */
 	__u32 pad0;
-	__u64 prod_pair;     /* sender's incarnation << 32 | receiver's: the pairing for which prod counts; else the ring is not up */
+	__u64 prod_pair;     /* sender's incarnation << 32 | receiver's: the pairing for which the entries count; else the ring is not up */
 	__u8 pad1[48];
-	/* line 1. Writer: receiver. Reader: sender */
-	__u32 cons;          /* entries taken out: tells pending from in progress when the receiver has died */
-	__u32 cprod;         /* completions written */
-	__u64 cons_pair;     /* as prod_pair, for cons and cprod */
-	__u8 pad2[48];
+	/* line 1. Writer: receiver. Reader: sender, when the receiver has died */
+	__u32 cons;          /* entries taken out: tells pending from in progress */
+	__u32 pad2;
+	__u64 cons_pair;     /* as prod_pair, for cons and the completions */
+	__u8 pad3[48];
 	/* followed by struct sl_request_packet entries[ring_cap] and struct sl_completion completions[ring_cap] */
 };
 _Static_assert(sizeof(struct sl_ring) == 128, "two cache lines");
@@ -116,7 +124,8 @@ _Static_assert(sizeof(struct sl_ring) == 128, "two cache lines");
 struct sl_completion {
 	__u32 seq;       /* number of the first entry */
 	__u16 count;     /* 1 ... ring_cap */
-	__u16 status;    /* enum sl_request_status: SL_COMPLETED or an SL_ERROR */
+	__u8 status;     /* enum sl_request_status: SL_COMPLETED or an SL_ERROR */
+	__u8 lap;        /* as an entry's */
 };
 _Static_assert(sizeof(struct sl_completion) == 8, "eight to a cache line");
 

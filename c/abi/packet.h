@@ -59,10 +59,12 @@ struct sl_request_packet {
 	__u32 offset;         /* data: byte offset from the region's start, inside the sender's arena */
 	__u32 length;         /* data: bytes. With WINDOW: the credit. 0 = no data */
 	__u32 flow_id;
-	__u32 epoch;          /* incarnation of the sender: entries of a former one are refused */
 	__u16 next_vm_id;     /* receiver */
-	__u16 flags;          /* enum sl_packet_flag */
 	__u16 status;         /* enum sl_request_status */
+	/* the last eight bytes are stored after all others, at once: they say that the entry is there, and whose it is */
+	__u32 epoch;          /* incarnation of the sender: entries of a former one are refused */
+	__u8 lap;             /* 1 and 2 in turn, by how often the ring has wrapped; 0: never written for this pairing */
+	__u8 flags;           /* enum sl_packet_flag */
 	__u8 protocol_layer;  /* layer of the receiver */
 	__u8 op;              /* enum sl_op */
 };

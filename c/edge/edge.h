@@ -30,10 +30,12 @@ struct sl_tx {
 	struct sl_request_packet *entries;
 	const struct sl_completion *completions;
 	uint32_t *sent;           /* by entry number & mask */
+	__u64 head;               /* last word of entry number `published`: its storing publishes that and all behind it */
 	uint32_t prod;            /* next entry to write */
 	uint32_t published;
 	uint32_t oldest;          /* first entry not completed */
 	uint32_t cprod;           /* completions taken */
+	bool up;                  /* the peer has set its half up for this pairing */
 };
 
 struct sl_rx {
@@ -42,8 +44,9 @@ struct sl_rx {
 	struct sl_completion *completions;
 	uint32_t cons;
 	uint32_t cprod;           /* next completion to write */
-	uint32_t cpublished;
+	uint32_t ctold;           /* those after whose writing the sender was rung if it slept */
 	struct sl_completion run; /* being gathered; count 0 = none */
+	bool up;
 };
 
 struct sl_link {
@@ -180,6 +183,11 @@ static inline const uint8_t *sl_payload(const struct sl_edge *e, const struct sl
 void sl_link_complete(struct sl_link *l, uint32_t seq, uint32_t count, enum sl_request_status status);
 /* Takes completions in, frees their slots. Returns how many entries were completed. */
 uint32_t sl_link_reap(struct sl_link *l);
+/* Whether sl_link_recv, sl_link_reap would find something. */
+bool sl_link_has_entries(struct sl_link *l);
+bool sl_link_has_completions(struct sl_link *l);
+/* How many entries wait, as the sender says: 0 ... ring_cap. For statistics only. */
+uint32_t sl_link_waiting(const struct sl_link *l);
 /* Entries that may be sent now. */
 static inline uint32_t sl_link_room(const struct sl_link *l)
 {

@@ -5,9 +5,7 @@
 #include "base/atomic.h"
 #include "base/base.h"
 #include "base/fault.h"
-#include "edge/edge.h"
-
-enum { FLAGS_KNOWN = SL_F_FIN | SL_F_TRACE };
+#include "edge/entry.h"
 
 /* --- slots of the own arena --- */
 
@@ -42,15 +40,6 @@ void sl_buf_free(struct sl_edge *e, struct sl_buf *buf)
 
 /* --- sending --- */
 
-/* An entry as four words, so that it is filled in and checked without a branch for each field. They are little
- * endian. */
-struct words {
-	uint64_t w[sizeof(struct sl_request_packet) / 8];
-} __attribute__((may_alias));
-
-/* Value v of a field, in the word where it lies */
-#define BITS(field, v) ((uint64_t)(v) << 8 * (offsetof(struct sl_request_packet, field) % 8))
-
 /* The receiver has read these lines a round ago: asks for them back before they are written. Without it each store
  * waits in turn for its line to come from the other core. */
 static inline void line_claim(const void *line)
@@ -63,33 +52,36 @@ static inline void line_claim(const void *line)
 #endif
 }
 
-static void next_lines_claim(const struct sl_link *l)
+/* After a burst comes a burst: as many lines as were sent just now. A single entry is somebody's question, and the
+ * receiver polls for the next one in that very line. */
+static void next_lines_claim(const struct sl_link *l, uint32_t sent)
 {
-	uint32_t nb = sl_min((uint32_t)SL_BURST, sl_link_room(l)), mask = l->edge->g.ring_cap - 1;
+	uint32_t nb = sl_min(sent, sl_link_room(l)), mask = l->edge->g.ring_cap - 1;
 
-	for (uint32_t i = 0; i < nb; i += SL_CACHELINE / sizeof(*l->tx.entries))
+	for (uint32_t i = 0; i + 1 < nb; i += SL_CACHELINE / sizeof(*l->tx.entries))
 		line_claim(&l->tx.entries[(l->tx.prod + i) & mask]);
 }
 
 uint32_t sl_route_burst(struct sl_link *l, const struct sl_request_packet *p, const struct sl_buf *bufs, uint32_t nb)
 {
-	const uint64_t keep1 = BITS(length, ~0u), keep2 = BITS(flow_id, ~0u);
-	const uint64_t keep3 = BITS(flags, 0xffff) | BITS(status, 0xffff) | BITS(op, 0xff);
-	const uint64_t put2 = BITS(epoch, l->edge->incarnation);
-	const uint64_t put3 = BITS(next_vm_id, l->vm_id) | BITS(protocol_layer, l->edge->peer_layer);
-	uint32_t mask = l->edge->g.ring_cap - 1, prod = l->tx.prod, room = sl_link_room(l), n = sl_min(nb, room);
-	uint32_t *sent = l->tx.sent;
+	const uint64_t keep1 = SL_BITS(length, ~0u), keep2 = SL_BITS(flow_id, ~0u) | SL_BITS(status, 0xffff);
+	const uint64_t keep3 = SL_BITS(flags, 0xff) | SL_BITS(op, 0xff);
+	const uint64_t put2 = SL_BITS(next_vm_id, l->vm_id);
+	const uint64_t put3 = SL_BITS(epoch, l->edge->incarnation) | SL_BITS(protocol_layer, l->edge->peer_layer);
+	uint32_t cap = l->edge->g.ring_cap, prod = l->tx.prod, n = sl_min(nb, sl_link_room(l)), *sent = l->tx.sent;
 
 	for (uint32_t i = 0; i < n; i++) {
-		uint32_t at = (prod + i) & mask, off = bufs ? bufs[i].offset : 0;
-		const struct words *from = (const void *)&p[i];
-		struct words *entry = (void *)&l->tx.entries[at];
+		const struct sl_entry *from = (const void *)&p[i];
+		struct sl_entry *entry = sl_entry_at(l->tx.entries, cap, prod + i);
+		uint32_t off = bufs ? bufs[i].offset : 0;
+		/* the receiver sees nothing of what lies behind the first, so only that one's last word is held back */
+		__u64 *last = prod + i == l->tx.published ? &l->tx.head : &entry->w[SL_ENTRY_LAST];
 
 		entry->w[0] = from->w[0];
 		entry->w[1] = (from->w[1] & keep1) | off;
 		entry->w[2] = (from->w[2] & keep2) | put2;
-		entry->w[3] = (from->w[3] & keep3) | put3;
-		sent[at] = off | SL_SENT_OPEN;
+		*last = (from->w[SL_ENTRY_LAST] & keep3) | put3 | SL_BITS(lap, sl_lap(cap, prod + i));
+		sent[(prod + i) & (cap - 1)] = off | SL_SENT_OPEN;
 	}
 	SL_FAULT("send: entries written");
 	l->tx.prod = prod + n;
@@ -108,11 +100,17 @@ int sl_route_request(struct sl_link *l, const struct sl_request_packet *p, const
 static void run_flush(struct sl_link *l)
 {
 	struct sl_rx *rx = &l->rx;
+	uint32_t cap = l->edge->g.ring_cap;
+	__u64 word;
 
 	if (!rx->run.count)
 		return;
-	rx->completions[rx->cprod & (l->edge->g.ring_cap - 1)] = rx->run;
-	SL_FAULT("complete: written");
+	SL_FAULT("complete: gathered");
+	rx->run.lap = (__u8)sl_lap(cap, rx->cprod);
+	memcpy(&word, &rx->run, sizeof(word));
+	/* the sender may reuse the slots at once: all our reads of them must be done before it sees this */
+	sl_publish_u64(sl_completion_at(rx->completions, cap, rx->cprod), word);
+	SL_FAULT("complete: published");
 	rx->cprod++;
 	rx->run.count = 0;
 }
@@ -124,7 +122,7 @@ void sl_link_complete(struct sl_link *l, uint32_t seq, uint32_t count, enum sl_r
 	if (run->count && (run->seq + run->count != seq || run->status != status || run->count + count > l->edge->g.ring_cap))
 		run_flush(l);
 	if (!run->count)
-		*run = (struct sl_completion){.seq = seq, .status = (uint16_t)status};
+		*run = (struct sl_completion){.seq = seq, .status = (uint8_t)status};
 	run->count = (uint16_t)(run->count + count);
 }
 
@@ -132,22 +130,22 @@ void sl_link_complete(struct sl_link *l, uint32_t seq, uint32_t count, enum sl_r
  * for. */
 static uint32_t link_publish(struct sl_link *l)
 {
+	struct sl_tx *tx = &l->tx;
 	uint32_t news = 0;
 
-	if (l->tx.published != l->tx.prod) {
-		/* the receiver must see the entries and their payload before it sees prod, or it reads the last
-		 * round's */
-		sl_publish_u32(&l->tx.ring->prod, l->tx.prod);
-		l->tx.published = l->tx.prod;
+	if (tx->published != tx->prod) {
+		sl_post_u32(&tx->ring->prod, tx->prod);
+		/* the receiver must see the entries and their payload before it sees the first one's last word, or it
+		 * reads the last lap's */
+		sl_publish_u64(&sl_entry_at(tx->entries, l->edge->g.ring_cap, tx->published)->w[SL_ENTRY_LAST], tx->head);
+		next_lines_claim(l, tx->prod - tx->published);
+		tx->published = tx->prod;
 		SL_FAULT("send: published");
 		news |= SL_SLEEP_ENTRIES;
 	}
 	run_flush(l);
-	if (l->rx.cpublished != l->rx.cprod) {
-		/* the sender may reuse the slots at once: all our reads of them must be done before it sees cprod */
-		sl_publish_u32(&l->rx.ring->cprod, l->rx.cprod);
-		l->rx.cpublished = l->rx.cprod;
-		SL_FAULT("complete: published");
+	if (l->rx.cprod != l->rx.ctold) {
+		l->rx.ctold = l->rx.cprod;
 		news |= SL_SLEEP_COMPLETIONS;
 	}
 	return news;
@@ -177,8 +175,6 @@ uint32_t sl_signal_vm(struct sl_edge *e)
 	for (unsigned i = 0; i < e->nb_up; i++) {
 		const struct sl_link *l = e->up[i];
 
-		if (news[i] & SL_SLEEP_ENTRIES)
-			next_lines_claim(l);
 		if (!(news[i] & sl_peek_u32(&l->peer->sleeping)) || l->doorbell < 0)
 			continue;
 		if (sl_link_ring(l))
@@ -191,134 +187,107 @@ uint32_t sl_signal_vm(struct sl_edge *e)
 
 /* --- receiving --- */
 
-/* The sender's arena: all that its entries may point into. */
-static uint64_t peer_arena(const struct sl_link *l)
+/* Whether a ring's other half is set up for this pairing. Until then, what lies in it is a former pairing's; from then
+ * on it says itself whose it is, and the pair is not looked at again. */
+static inline bool is_up(bool *up, const __u64 *pair, uint32_t sender, uint32_t receiver)
 {
-	const struct sl_edge *e = l->edge;
-	unsigned peer = e->side == SL_FRONT ? e->g.nb_front + l->slot : l->slot;
-
-	return e->g.arenas_off + peer * e->g.arena_len;
+	if (sl_unlikely(!*up))
+		*up = sl_observe_u64(pair) == ((uint64_t)sender << 32 | receiver);
+	return *up;
 }
 
-static bool payload_inside(const struct sl_link *l, const struct sl_request_packet *p)
+static inline bool rx_is_up(struct sl_link *l)
 {
-	const struct sl_region *g = &l->edge->g;
-	uint64_t lo = peer_arena(l), end = (uint64_t)p->offset + p->length;
-
-	return p->length <= g->big_len && p->offset >= lo && end <= lo + g->arena_len;
+	return is_up(&l->rx.up, &l->rx.ring->prod_pair, l->incarnation, l->edge->incarnation);
 }
 
-/* Returns SL_CNT_MAX if the entry is as the contract wants it. */
-static enum sl_counter packet_check(const struct sl_link *l, const struct sl_request_packet *p)
+static inline bool tx_is_up(struct sl_link *l)
 {
-	const struct sl_edge *e = l->edge;
-	bool has_data = (p->op == SL_OP_DATA || p->op == SL_OP_OPEN) && p->length;
-
-	if (p->epoch != l->incarnation)   /* left by a former owner of the slot */
-		return SL_CNT_STALE_EPOCH;
-	if (p->op < SL_OP_OPEN || p->op > SL_OP_DRAIN || (p->flags & ~FLAGS_KNOWN) || p->status > SL_ERROR_CLIENT)
-		return SL_CNT_BAD_OP;
-	if (p->protocol_layer != e->layer || p->next_vm_id != e->vm_id)
-		return SL_CNT_BAD_LAYER;
-	if (has_data && !payload_inside(l, p))
-		return SL_CNT_BAD_OFFSET;
-	return SL_CNT_MAX;
+	return is_up(&l->tx.up, &l->tx.ring->cons_pair, l->edge->incarnation, l->incarnation);
 }
 
-/* True if every entry of a burst is good and of the common kind: DATA or OPEN without a status. One branch for all of
- * them; it is stricter than packet_check, which decides when this says no. */
-static bool burst_plain(const struct sl_link *l, const struct sl_request_packet *p, uint32_t nb)
+/* What the last word of entry n says when it is there: whose it is, and of which lap. */
+static inline uint64_t there(uint32_t incarnation, uint32_t cap, uint32_t n)
 {
-	const struct sl_edge *e = l->edge;
-	const uint64_t want2 = BITS(epoch, l->incarnation);
-	const uint64_t want3 = BITS(next_vm_id, e->vm_id) | BITS(protocol_layer, e->layer);
-	const uint64_t fixed2 = BITS(epoch, ~0u);
-	const uint64_t fixed3 = BITS(next_vm_id, 0xffff) | BITS(flags, (uint16_t)~FLAGS_KNOWN) | BITS(status, 0xffff) |
-				BITS(protocol_layer, 0xff);
-	uint64_t lo = peer_arena(l), arena_len = e->g.arena_len, big_len = e->g.big_len, odd = 0;
-
-	for (uint32_t i = 0; i < nb; i++) {
-		const struct words *v = (const void *)&p[i];
-		uint64_t off = (uint32_t)v->w[1] - lo, len = v->w[1] >> 32;   /* below lo: off wraps to more than arena_len */
-
-		odd |= (v->w[2] ^ want2) & fixed2;
-		odd |= (v->w[3] ^ want3) & fixed3;
-		odd |= ((v->w[3] >> 56) - SL_OP_OPEN) >> 1;                  /* op is neither OPEN nor DATA */
-		odd |= len && (len > big_len || off > arena_len || len > arena_len - off);
-	}
-	return !odd;
+	return SL_BITS(epoch, incarnation) | SL_BITS(lap, sl_lap(cap, n));
 }
 
-static uint64_t rx_pair(const struct sl_link *l)
+static const uint64_t there_bits = SL_BITS(epoch, ~0u) | SL_BITS(lap, 0xff);
+
+bool sl_link_has_entries(struct sl_link *l)
 {
-	return (uint64_t)l->incarnation << 32 | l->edge->incarnation;
+	uint32_t cap = l->edge->g.ring_cap, cons = l->rx.cons;
+
+	return rx_is_up(l) && (sl_observe_u64(&sl_entry_at(l->rx.entries, cap, cons)->w[SL_ENTRY_LAST]) & there_bits) ==
+				      there(l->incarnation, cap, cons);
 }
 
-/* How many entries wait: 0 also when the ring is not up for this pairing. */
-static uint32_t rx_waiting(struct sl_link *l)
+uint32_t sl_link_waiting(const struct sl_link *l)
 {
-	const struct sl_ring *ring = l->rx.ring;
-	uint32_t nb;
+	uint32_t nb = sl_peek_u32(&l->rx.ring->prod) - l->rx.cons;
 
-	/* pair before prod: a prod of an earlier pairing would show us entries of the slot's former owner */
-	if (sl_unlikely(sl_observe_u64(&ring->prod_pair) != rx_pair(l)))
-		return 0;
-	nb = sl_observe_u32(&ring->prod) - l->rx.cons;
-	if (sl_likely(nb <= l->edge->g.ring_cap))
-		return nb;
+	return nb <= l->edge->g.ring_cap ? nb : 0;   /* a lie, or of another pairing */
+}
+
+/* In the place of entry n lies something else. An honest sender leaves nothing there, or what was there in the last lap. */
+static void absent_check(struct sl_link *l, uint32_t n, uint64_t last)
+{
+	uint64_t lap = sl_lap(l->edge->g.ring_cap, n), found = (last & SL_BITS(lap, 0xff)) / SL_BITS(lap, 1);
+
+	if (sl_likely(!found || found == 3 - lap))
+		return;
 	/* a new owner of the slot may have begun just now; its link comes with the next route page */
-	if (sl_observe_u64(&ring->prod_pair) == rx_pair(l))
-		sl_link_quarantine(l, SL_CNT_BAD_INDEX);
-	return 0;
+	l->rx.up = false;
+	if (rx_is_up(l))
+		sl_link_quarantine(l, found == lap ? SL_CNT_STALE_EPOCH : SL_CNT_BAD_INDEX);
 }
 
-/* How many of the copied entries are good, from the first on; a bad one shuts the peer out. */
-static uint32_t burst_check(struct sl_link *l, const struct sl_request_packet *p, uint32_t nb)
-{
-	if (sl_likely(burst_plain(l, p, nb)))
-		return nb;
-	for (uint32_t i = 0; i < nb; i++) {
-		enum sl_counter why = packet_check(l, &p[i]);
-
-		if (why == SL_CNT_MAX)
-			continue;
-		sl_link_quarantine(l, why);   /* nothing behind it can be trusted either */
-		return i;
-	}
-	return nb;
-}
-
-/* Takes nb of the `waiting` entries out, and has the next ones brought here while these are worked on. */
-static void entries_copy(const struct sl_link *l, struct sl_request_packet *p, uint32_t nb, uint32_t waiting)
+/* Takes out what is there. */
+static uint32_t entries_copy(struct sl_link *l, struct sl_request_packet *p, uint32_t max)
 {
 	const struct sl_request_packet *entries = l->rx.entries;
-	uint32_t mask = l->edge->g.ring_cap - 1, cons = l->rx.cons;
+	uint32_t cap = l->edge->g.ring_cap, cons = l->rx.cons, incarnation = l->incarnation, nb;
 
-	for (uint32_t i = nb; i < sl_min(nb + SL_BURST, waiting); i += SL_CACHELINE / sizeof(*p))
-		__builtin_prefetch(&entries[(cons + i) & mask]);
-	for (uint32_t i = 0; i < nb; i++)
-		sl_copy_once(&p[i], &entries[(cons + i) & mask]);
+	for (nb = 0; nb < max; nb++) {
+		const struct sl_entry *from = sl_entry_at(entries, cap, cons + nb);
+		struct sl_entry *to = (void *)&p[nb];
+		/* the last word first: what was written before it is there, too */
+		uint64_t last = sl_observe_u64(&from->w[SL_ENTRY_LAST]);
+
+		if ((last & there_bits) != there(incarnation, cap, cons + nb)) {
+			absent_check(l, cons + nb, last);
+			break;
+		}
+		sl_copy_once((struct sl_entry_body *)to, (const struct sl_entry_body *)from);
+		to->w[SL_ENTRY_LAST] = last;
+	}
 	sl_copied_once();
-	SL_FAULT("receive: copied");
+	/* a whole burst was there, so there is more: it comes here while this one is worked on */
+	for (uint32_t i = nb; nb == SL_BURST && i < 2 * SL_BURST; i += SL_CACHELINE / sizeof(*p))
+		__builtin_prefetch(sl_entry_at(entries, cap, cons + i));
+	return nb;
 }
 
 uint32_t sl_link_recv(struct sl_link *l, struct sl_request_packet *p, uint32_t max, uint32_t *seq)
 {
-	uint32_t nb, waiting;
+	enum sl_counter why;
+	uint32_t nb, good;
 
-	if (sl_unlikely(l->quarantined || !l->incarnation))
+	if (sl_unlikely(l->quarantined || !l->incarnation || !rx_is_up(l)))
 		return 0;
-	waiting = rx_waiting(l);
-	nb = sl_min(waiting, max);
+	nb = entries_copy(l, p, max);
 	if (!nb)
 		return 0;
+	SL_FAULT("receive: copied");
 	*seq = l->rx.cons;
-	entries_copy(l, p, nb, waiting);
 	l->rx.cons += nb;
 	/* who looks at cons after our death must not take an entry for pending whose work we had begun */
 	sl_publish_u32(&l->rx.ring->cons, l->rx.cons);
 	SL_FAULT("receive: taken");
-	return burst_check(l, p, nb);
+	good = sl_entries_check(l, p, nb, &why);
+	if (sl_unlikely(good < nb))
+		sl_link_quarantine(l, why);   /* nothing behind it can be trusted either */
+	return good;
 }
 
 /* --- completions --- */
@@ -345,32 +314,37 @@ static bool completion_apply(struct sl_link *l, const struct sl_completion *c)
 	return true;
 }
 
+/* The next completion, if it is there. */
+static bool completion_read(const struct sl_link *l, struct sl_completion *c)
+{
+	uint32_t cap = l->edge->g.ring_cap;
+	__u64 word = sl_observe_u64(sl_completion_at(l->tx.completions, cap, l->tx.cprod));
+
+	memcpy(c, &word, sizeof(*c));
+	return c->lap == sl_lap(cap, l->tx.cprod);
+}
+
+bool sl_link_has_completions(struct sl_link *l)
+{
+	struct sl_completion c;
+
+	return tx_is_up(l) && completion_read(l, &c);
+}
+
 uint32_t sl_link_reap(struct sl_link *l)
 {
-	struct sl_edge *e = l->edge;
-	uint64_t pair = (uint64_t)e->incarnation << 32 | l->incarnation;
-	uint32_t nb, before = l->tx.oldest;
+	uint32_t before = l->tx.oldest, mask = l->edge->g.ring_cap - 1;
+	struct sl_completion c;
 
-	/* pair before cprod, as in rx_waiting */
-	if (sl_unlikely(l->quarantined || !l->incarnation || sl_observe_u64(&l->tx.ring->cons_pair) != pair))
+	if (sl_unlikely(l->quarantined || !l->incarnation || !tx_is_up(l)))
 		return 0;
-	nb = sl_observe_u32(&l->tx.ring->cprod) - l->tx.cprod;
-	if (nb > e->g.ring_cap) {
-		if (sl_observe_u64(&l->tx.ring->cons_pair) == pair)
-			sl_link_quarantine(l, SL_CNT_BAD_COMPLETION);
-		return 0;
-	}
-	for (; nb; nb--, l->tx.cprod++) {
-		struct sl_completion c;
-
-		sl_copy_once(&c, &l->tx.completions[l->tx.cprod & (e->g.ring_cap - 1)]);
-		sl_copied_once();
+	for (; completion_read(l, &c); l->tx.cprod++) {
 		if (!completion_apply(l, &c)) {
 			sl_link_quarantine(l, SL_CNT_BAD_COMPLETION);
 			break;
 		}
 	}
-	while (l->tx.oldest != l->tx.published && !l->tx.sent[l->tx.oldest & (e->g.ring_cap - 1)])
+	while (l->tx.oldest != l->tx.published && !l->tx.sent[l->tx.oldest & mask])
 		l->tx.oldest++;
 	SL_FAULT("reap: slots back");
 	return l->tx.oldest - before;

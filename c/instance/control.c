@@ -264,8 +264,7 @@ static uint32_t pending_entries(const struct sl_runner *r)
 
 	for (unsigned i = 0; i < r->nb_edges; i++)
 		for (unsigned k = 0; k < r->edges[i]->nb_up; k++)
-			sum += sl_min(sl_peek_u32(&r->edges[i]->up[k]->rx.ring->prod) - r->edges[i]->up[k]->rx.cons,
-				      r->edges[i]->g.ring_cap);
+			sum += sl_link_waiting(r->edges[i]->up[k]);
 	return sum;
 }
 

@@ -40,8 +40,8 @@ def _opened() -> Iterator[Sequence[Bench]]:
             # how often the round trip may cost what a line costs is the target: 1/4
             Bench("edge.rtt", "ns", pairs(ours("rtt"), ours("line")), "one cache line, core to core",
                   more_is_better=False, nb=9, target=0.25),
-            # what of it the layout costs by itself: an entry's line and an index's line each way
-            Bench("edge.rtt.layout", "ns", pairs(ours("rtt"), ours("layout")), "two bare lines and a fence each way",
+            # what of it the layout costs by itself: a line that only goes one way, each way
+            Bench("edge.rtt.layout", "ns", pairs(ours("rtt"), ours("layout")), "one bare line and a fence each way",
                   more_is_better=False, nb=9),
             Bench("edge.wakeup", "ns", pairs(ours("wakeup"), ours("eventfd")), "bare eventfd",
                   more_is_better=False, nb=15, target=1 / 1.3),

@@ -18,10 +18,10 @@
 enum { FLOWS = 40, TIMES = 4, PATIENCE_S = 20 };
 
 static const char *const points[] = {
-	"send: entries written", "send: published", "complete: written", "complete: published", "signal: before doorbells",
+	"send: entries written", "send: published", "complete: gathered", "complete: published", "signal: before doorbells",
 	"signal: doorbell rung", "receive: copied", "receive: taken", "reap: slots back", "layer: open", "layer: data",
 };
-static const char *const link_points[] = {"up: pairs cleared", "up: indices reset", "up: sender's pair set"};
+static const char *const link_points[] = {"up: pairs cleared", "up: rings cleared", "up: sender's pair set"};
 
 /* What the victim did, in memory that outlives it */
 static struct deeds {
@@ -274,7 +274,7 @@ static void front_dies(struct pair *p)
 		victim_runs(&p->front, true);
 	}
 	wait_dead(child, p->back.edge, all_served, NULL);
-	uint32_t prod = sl_peek_u32(&l->rx.ring->prod);
+	uint32_t prod = l->rx.cons + sl_link_waiting(l);     /* a killed process has stored all or nothing of a burst */
 
 	sl_edge_peer_gone(p->back.edge, 1);
 	sl_edge_turn_end(p->back.edge);

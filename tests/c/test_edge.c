@@ -346,6 +346,8 @@ static void hostile_entries(void **state)
 		{"flow index out of range", {.op = SL_OP_OPEN, .flow_id = 0xfffff, .request_id = 1}, SL_CNT_BAD_FLOW},
 		{"no request_id", {.op = SL_OP_OPEN, .flow_id = 1 << 20}, SL_CNT_BAD_FLOW},
 		{"other incarnation", {.op = SL_OP_DATA, .epoch = 99}, SL_CNT_STALE_EPOCH},
+		{"no lap", {.op = SL_OP_DATA, .lap = 3}, SL_CNT_BAD_INDEX},
+		{"no lap, other incarnation", {.op = SL_OP_DATA, .lap = 0xff, .epoch = 99}, SL_CNT_BAD_INDEX},
 	};
 
 	for (unsigned i = 0; i < sl_nb(cases); i++) {
@@ -358,6 +360,7 @@ static void hostile_entries(void **state)
 		p = *state;
 		l = p->front.edge->up[0];
 		assert_int_equal(sl_route_request(l, &cases[i].p, NULL, NULL), 0);
+		sl_signal_vm(p->front.edge);
 		e = &l->tx.entries[0];
 		if (cases[i].whole_len)
 			e->offset = cases[i].p.offset;
@@ -367,6 +370,8 @@ static void hostile_entries(void **state)
 			e->next_vm_id = cases[i].p.next_vm_id;
 		if (cases[i].p.epoch)
 			e->epoch = cases[i].p.epoch;
+		if (cases[i].p.lap)
+			e->lap = cases[i].p.lap;
 		pair_turn(p);
 		if (p->back.counters[cases[i].why] != 1 || p->back.counters[SL_CNT_QUARANTINED] != 1)
 			fail_msg("case \"%s\": not refused", cases[i].name);
@@ -374,27 +379,61 @@ static void hostile_entries(void **state)
 	}
 }
 
-static void hostile_indices(void **state)
+static void a_lie_about_prod_moves_nothing(void **state)
 {
 	static const uint32_t prods[] = {257, 1 << 16, 0x7fffffff, 0x80000000, 0xffffffff};
+	struct pair *p = *state;
 
 	for (unsigned i = 0; i < sl_nb(prods); i++) {
-		struct pair *p;
-
-		teardown(state);
-		setup(state);
-		p = *state;
 		sl_publish_u32(&p->front.edge->up[0]->tx.ring->prod, prods[i]);
 		assert_int_equal(sl_edge_poll(p->back.edge), 0);
-		assert_int_equal(p->back.counters[SL_CNT_BAD_INDEX], 1);
+		assert_int_equal(sl_link_waiting(p->back.edge->up[0]), 0);
+	}
+	sl_publish_u32(&p->front.edge->up[0]->tx.ring->prod, 256);
+	assert_int_equal(sl_link_waiting(p->back.edge->up[0]), 256);
+	assert_int_equal(sl_edge_poll(p->back.edge), 0);
+	assert_int_equal(p->back.counters[SL_CNT_QUARANTINED], 0);
+}
+
+/* Each entry of the ring is seen in its own lap only, and never before the first that waits is published. */
+static void entries_are_there_in_their_lap(void **state)
+{
+	struct pair *p = *state;
+	struct sl_link *tx = p->front.edge->up[0], *rx = p->back.edge->up[0];
+	struct sl_request_packet in[SL_BURST], out[3] = {{.op = SL_OP_DATA}, {.op = SL_OP_DATA}, {.op = SL_OP_DATA}};
+	uint32_t seq, expected = 0;
+
+	for (unsigned i = 0; i < 1000; i++) {
+		for (unsigned k = 0; k < 3; k++)
+			out[k].request_id = 3 * i + k;
+		assert_int_equal(sl_route_burst(tx, out, NULL, 3), 3);
+		assert_int_equal(sl_link_recv(rx, in, SL_BURST, &seq), 0);
+		assert_false(sl_link_has_entries(rx));
+		sl_signal_vm(p->front.edge);
+		assert_true(sl_link_has_entries(rx));
+		assert_int_equal(sl_link_waiting(rx), 3);
+		for (unsigned n = 3; n;) {           /* in one go and in pieces */
+			uint32_t nb = sl_link_recv(rx, in, i % 3 + 1, &seq);
+
+			assert_in_range(nb, 1, n);
+			for (unsigned k = 0; k < nb; k++)
+				assert_int_equal(in[k].request_id, expected++);
+			sl_link_complete(rx, seq, nb, SL_COMPLETED);
+			n -= nb;
+		}
+		assert_false(sl_link_has_entries(rx));
+		sl_signal_vm(p->back.edge);
+		assert_true(sl_link_has_completions(tx));
+		assert_int_equal(sl_link_reap(tx), 3);
+		assert_false(sl_link_has_completions(tx));
 	}
 }
 
 static void hostile_completions(void **state)
 {
 	static const struct sl_completion cases[] = {
-		{0, 0, SL_COMPLETED}, {1, 1, SL_COMPLETED}, {0, 2, SL_COMPLETED}, {0xffffffff, 1, SL_COMPLETED},
-		{0, 1, SL_PENDING}, {0, 1, 99}, {0, 0xffff, SL_COMPLETED},
+		{0, 0, SL_COMPLETED, 1}, {1, 1, SL_COMPLETED, 1}, {0, 2, SL_COMPLETED, 1}, {0xffffffff, 1, SL_COMPLETED, 1},
+		{0, 1, SL_PENDING, 1}, {0, 1, 99, 1}, {0, 0xffff, SL_COMPLETED, 1},
 	};
 
 	for (unsigned i = 0; i < sl_nb(cases); i++) {
@@ -408,7 +447,6 @@ static void hostile_completions(void **state)
 		sl_edge_turn_end(p->front.edge);
 		l = p->back.edge->up[0];
 		l->rx.completions[0] = cases[i];
-		sl_publish_u32(&l->rx.ring->cprod, 1);
 		sl_edge_poll(p->front.edge);
 		if (p->front.counters[SL_CNT_BAD_COMPLETION] != 1)
 			fail_msg("completion case %u: accepted", i);
@@ -424,9 +462,8 @@ static void completed_twice_is_refused(void **state)
 	flow_open(p);
 	sl_flow_write(front.flow, "a", 1);
 	sl_edge_turn_end(p->front.edge);
-	l->rx.completions[0] = (struct sl_completion){1, 1, SL_COMPLETED};
-	l->rx.completions[1] = (struct sl_completion){1, 1, SL_COMPLETED};
-	sl_publish_u32(&l->rx.ring->cprod, 2);
+	l->rx.completions[0] = (struct sl_completion){1, 1, SL_COMPLETED, 1};
+	l->rx.completions[1] = (struct sl_completion){1, 1, SL_COMPLETED, 1};
 	sl_edge_poll(p->front.edge);
 	assert_int_equal(p->front.counters[SL_CNT_BAD_COMPLETION], 1);
 }
@@ -539,7 +576,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(echo_and_end), T(big_body_through_small_window), T(fin_waits_behind_bytes), T(ids_are_used_again),
 		T(full_ring_and_empty_arena_wait), T(peer_dies), T(pending_is_told_from_in_progress),
-		T(last_words_of_a_dead_peer_count), T(a_new_owner_of_the_slot_starts_clean), T(hostile_entries), T(hostile_indices),
+		T(last_words_of_a_dead_peer_count), T(a_new_owner_of_the_slot_starts_clean), T(hostile_entries), T(a_lie_about_prod_moves_nothing),
+		T(entries_are_there_in_their_lap),
 		T(hostile_completions), T(completed_twice_is_refused), T(more_than_the_window_is_refused), T(wish_to_end_reaches_the_back), T(sleeper_is_rung_once),
 		T(region_header_is_checked), T(draw_follows_weights),
 	};

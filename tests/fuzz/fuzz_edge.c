@@ -31,7 +31,7 @@ static struct rig {
 	uint64_t arena, arena_len;     /* the hostile peer's */
 	struct sl_route_page page;
 	struct sl_flow *flow[FLOWS_KEPT];
-	uint32_t nb_flows, incarnation, last_cons;
+	uint32_t nb_flows, incarnation;
 } rigs[2], *rig;
 
 static struct {
@@ -145,14 +145,14 @@ static int bell_of(void *user, uint16_t vm_id)
 
 static void relink(void)
 {
-	struct sl_link *l = &rig->e->links[0];
-
 	rig->page.routes[0].incarnation = ++rig->incarnation;
 	sl_edge_routes_set(rig->e, &rig->page, bell_of);
-	rig->last_cons = l->rx.cons;
+	for (uint32_t i = 0; i < RING_CAP && rig->incarnation % 8; i++) {   /* now and then it forgets to */
+		sl_post_u64((__u64 *)(void *)&rig->entries[i].epoch, 0);
+		sl_post_u64((__u64 *)(void *)&rig->completions[i], 0);
+	}
 	sl_publish_u32(&rig->to_me->prod, 0);
 	sl_publish_u32(&rig->from_me->cons, 0);
-	sl_publish_u32(&rig->from_me->cprod, 0);
 	sl_publish_u64(&rig->to_me->prod_pair, (uint64_t)rig->incarnation << 32 | rig->e->incarnation);
 	sl_publish_u64(&rig->from_me->cons_pair, (uint64_t)rig->e->incarnation << 32 | rig->incarnation);
 	total.relinks++;
@@ -161,7 +161,7 @@ static void relink(void)
 static void rig_open(struct rig *r, bool back)
 {
 	struct sl_region small = {.ring_cap = RING_CAP, .nb_small = 16, .nb_big = 4, .big_len = 4096};
-	struct sl_link *l, *theirs;
+	struct sl_link *theirs;
 
 	rig = r;
 	pair_open(&r->p, &small, &ops, &ops);
@@ -171,7 +171,6 @@ static void rig_open(struct rig *r, bool back)
 	r->raw = r->peer->edge->base;
 	r->page = back ? r->p.to_front : r->p.to_back;
 	r->incarnation = 100;
-	l = &r->e->links[0];
 	theirs = &r->peer->edge->links[0];
 	r->to_me = theirs->tx.ring;
 	r->from_me = theirs->rx.ring;
@@ -179,7 +178,6 @@ static void rig_open(struct rig *r, bool back)
 	r->completions = theirs->rx.completions;
 	r->arena = r->peer->edge->arena_off;
 	r->arena_len = r->e->g.arena_len;
-	(void)l;
 	ASAN_POISON_MEMORY_REGION(r->e->base, 4096);   /* the header is copied at attach, once */
 	own_arena(false);
 }
@@ -194,8 +192,14 @@ static uint64_t mix(uint64_t *x)
 	return *x;
 }
 
+/* The lap in which the other side takes number n for there */
+static uint8_t lap_of(uint32_t n)
+{
+	return n & RING_CAP ? 2 : 1;
+}
+
 /* Fields as the contract wants them, but for those that `lies` names */
-static void entry_forge(struct sl_request_packet *p, uint64_t *x, uint8_t lies)
+static void entry_forge(struct sl_request_packet *p, uint32_t n, uint64_t *x, uint8_t lies)
 {
 	/* mostly data for flows that are open; an OPEN of a fresh one; seldom what ends them */
 	static const uint8_t ops_of[] = {SL_OP_OPEN, SL_OP_OPEN, SL_OP_RESET, SL_OP_DRAIN, SL_OP_DATA, SL_OP_DATA, SL_OP_DATA, SL_OP_DATA};
@@ -207,8 +211,8 @@ static void entry_forge(struct sl_request_packet *p, uint64_t *x, uint8_t lies)
 		id = rig->flow[(r >> 40) % rig->nb_flows]->flow_id;
 	*p = (struct sl_request_packet){
 		.request_id = r | 1, .offset = (uint32_t)(rig->arena + (r >> 8) % rig->arena_len / 64 * 64), .length = (uint32_t)(r >> 32) % 128,
-		.flow_id = id, .epoch = rig->incarnation, .next_vm_id = rig->e->vm_id,
-		.protocol_layer = rig->e->layer, .op = op, .flags = (uint16_t)((r >> 20) % 16 ? 0 : SL_F_FIN), .status = (uint16_t)(op == SL_OP_RESET ? (r >> 24) % 10 : 0),
+		.flow_id = id, .epoch = rig->incarnation, .lap = lap_of(n), .next_vm_id = rig->e->vm_id,
+		.protocol_layer = rig->e->layer, .op = op, .flags = (uint8_t)((r >> 20) % 16 ? 0 : SL_F_FIN), .status = (uint16_t)(op == SL_OP_RESET ? (r >> 24) % 10 : 0),
 	};
 	if (p->op == SL_OP_DATA && (uint64_t)p->offset + p->length > rig->arena + rig->arena_len)
 		p->offset = (uint32_t)rig->arena;
@@ -221,7 +225,9 @@ static void entry_forge(struct sl_request_packet *p, uint64_t *x, uint8_t lies)
 	if (lies & 8)
 		p->epoch += (uint32_t)mix(x) % 3;
 	if (lies & 16)
-		memcpy((uint8_t *)p + 24, &(uint64_t){mix(x)}, 8);
+		memcpy((uint8_t *)p + 16 + mix(x) % 9, &(uint64_t){mix(x)}, 8);
+	if ((lies & 16) && mix(x) % 4)   /* or it would not even be looked at */
+		p->lap = lap_of(n);
 	if (lies & 32)   /* the edges of the arena */
 		p->offset = (uint32_t)(rig->arena + rig->arena_len - mix(x) % 200);
 	if (lies & 64)
@@ -230,33 +236,33 @@ static void entry_forge(struct sl_request_packet *p, uint64_t *x, uint8_t lies)
 
 static void entries_forge(uint32_t nb, uint64_t x, uint8_t lies, uint8_t rarely)
 {
-	uint32_t prod = sl_peek_u32(&rig->to_me->prod);
+	uint32_t next = rig->e->links[0].rx.cons;
 
-	for (uint32_t i = 0; i < nb; i++) {
+	for (uint32_t n = next; n != next + nb; n++) {
 		struct sl_request_packet p;
 
-		entry_forge(&p, &x, mix(&x) % (rarely + 1u) ? 0 : lies);
-		rig->entries[(prod + i) & (RING_CAP - 1)] = p;
+		entry_forge(&p, n, &x, mix(&x) % (rarely + 1u) ? 0 : lies);
+		rig->entries[n & (RING_CAP - 1)] = p;
 	}
-	sl_publish_u32(&rig->to_me->prod, prod + nb);
 }
 
 /* All that it has taken, honestly completed: so that the other side goes on */
 static void complete_all(uint32_t lie)
 {
 	const struct sl_tx *tx = &rig->e->links[0].tx;
-	uint32_t cprod = sl_peek_u32(&rig->from_me->cprod), nb = tx->published - tx->oldest;
+	uint32_t cprod = tx->cprod, nb = tx->published - tx->oldest;
 
 	if (!nb)
 		return;
 	rig->completions[cprod & (RING_CAP - 1)] = (struct sl_completion){
-		.seq = tx->oldest + (lie & 3), .count = (uint16_t)(nb + (lie >> 2 & 3)), .status = (uint16_t)(SL_COMPLETED + (lie >> 4 & 7))};
-	sl_publish_u32(&rig->from_me->cprod, cprod + 1);
+		.seq = tx->oldest + (lie & 3), .count = (uint16_t)(nb + (lie >> 2 & 3)), .status = (uint8_t)(SL_COMPLETED + (lie >> 4 & 7)),
+		.lap = lap_of(cprod)};
 }
 
 static void word_set(uint32_t which, uint64_t v)
 {
-	const struct sl_peer *line = rig->e->links[0].peer;
+	const struct sl_link *l = &rig->e->links[0];
+	const struct sl_peer *line = l->peer;
 	struct sl_peer *peer = (void *)(rig->raw + ((const uint8_t *)line - rig->e->base));
 	uint64_t span = rig->e->g.arenas_off - rig->e->g.peers_off;
 
@@ -264,12 +270,12 @@ static void word_set(uint32_t which, uint64_t v)
 	case 0: sl_publish_u32(&rig->to_me->prod, (uint32_t)v); break;
 	case 1: sl_publish_u64(&rig->to_me->prod_pair, v); break;
 	case 2: sl_publish_u32(&rig->from_me->cons, (uint32_t)v); break;
-	case 3: sl_publish_u32(&rig->from_me->cprod, (uint32_t)v); break;
+	case 3: rig->completions[l->tx.cprod % RING_CAP].lap = (uint8_t)(v % 4); break;
 	case 4: sl_publish_u64(&rig->from_me->cons_pair, v); break;
 	case 5: sl_publish_u32(&peer->sleeping, (uint32_t)v); break;
 	case 6: sl_publish_u32(&peer->depth, (uint32_t)v); break;
 	case 7: memcpy(&rig->completions[v % RING_CAP], &v, 8); break;
-	case 8: sl_publish_u32(&rig->to_me->prod, sl_peek_u32(&rig->to_me->prod) + (uint32_t)v % 80); break;
+	case 8: rig->entries[(l->rx.cons + (v >> 8) % 4) % RING_CAP].lap = (uint8_t)(v % 4); break;
 	default:   /* nothing stops it from writing into our half either */
 		sl_publish_u32((void *)(rig->raw + rig->e->g.peers_off + (v >> 32) % span / 4 * 4), (uint32_t)v);
 	}

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* One ordered pair of an edge: a sender, a receiver, their ring with completions, sleep and doorbells, death and a new owner of the seat.
  *
- * What a step stands for is named by the C function in its comment (c/edge/ring.c, edge.c, flow.c). Order of memory: each process
+ * What a step stands for is named by the C function in its comment (c/edge/ring.c, attach.c, edge.c, flow.c). Order of memory: each process
  * writes into a buffer from which the process Memory takes stores in any order that C11 allows (SB = its depth): a release store goes
  * only after all earlier ones, a relaxed one may overtake others, a fence waits until the buffer is empty. Loads are taken in program
  * order, which is what the acquire loads of the C code guarantee for all places where order matters. An atomic block holds at most one
@@ -40,19 +40,24 @@
 #define S 0
 #define R 1
 /* addresses of the shared words */
-#define PROD 0
-#define PPAIR 1                    /* prod_pair */
-#define CONS 2
-#define CPROD 3
-#define CPAIR 4                    /* cons_pair */
-#define SLEEP 5                    /* + S, R: sl_peer.sleeping */
-#define ENT 7                      /* entries[N]: id | slot << 4 | epoch << 6 */
-#define COMP (ENT + N)             /* completions[N]: seq | count << 4 */
+#define PPAIR 0                    /* prod_pair */
+#define CONS 1
+#define CPAIR 2                    /* cons_pair */
+#define SLEEP 3                    /* + S, R: sl_peer.sleeping */
+#define BODY 5                     /* entries[N] but for their last words: id | slot << 4 */
+#define LAST (BODY + N)            /* their last words: lap | epoch << 2 */
+#define COMP (LAST + N)            /* completions[N]: seq | count << 3 | lap << 6 */
 #define PAY (COMP + N)             /* payload of slot: the id that was written there */
 #define NADDR (PAY + NS)
 
 #define PAIR(s, r) ((s) << 2 | (r))
 #define AT(n) ((n) & (N - 1))
+#ifdef BUG_ONE_LAP
+#define LAP(n) 1
+#else
+#define LAP(n) (((n) & N) -> 2 : 1)          /* sl_lap */
+#endif
+#define THERE(n, epoch) (LAP(n) | (epoch) << 2)   /* there() */
 
 byte mem[NADDR];
 typedef buffer { byte n; byte a[3]; byte v[3]; bit rel[3] };
@@ -132,18 +137,21 @@ inline slot_free(x)
 /* link_up, the half that the sender owns */
 inline tx_up(inc_of_peer)
 {
-	peer = inc_of_peer;
+	peer = inc_of_peer; up = 0;
 	prod = START; pub = START; old = START; cpr = START;
 #ifdef BUG_PAIR_FIRST
 	publish(S, PPAIR, PAIR(inc, peer));
-	fence(S);
-	first_id = next;
-	publish(S, PROD, START)
 #else
 	publish(S, PPAIR, 0);
+#endif
 	fence(S);
 	first_id = next;
-	publish(S, PROD, START);
+#ifndef BUG_NOT_CLEARED
+	i = 0;
+	do :: i < N -> post(S, LAST + i, 0); i++ :: else -> break od;
+	i = 0;
+#endif
+#ifndef BUG_PAIR_FIRST
 	publish(S, PPAIR, PAIR(inc, peer))
 #endif
 }
@@ -187,31 +195,24 @@ inline tx_down()
 	fi
 }
 
+/* is_up: the other half is set up for this pairing; looked at until it is */
+inline tx_see_up() { atomic { if :: peer && !up && mem[CPAIR] == PAIR(inc, peer) -> up = 1 :: else fi } }
+
+#define COMPLETION (mem[COMP + AT(cpr)] >> 6 == LAP(cpr))     /* completion_read */
+
 /* sl_link_reap and completion_apply */
 inline reap()
 {
-	atomic { nb = 0; if :: peer && mem[CPROD] != cpr -> nb = 1 :: else fi };
-	if
-	:: nb ->
-		atomic { if :: mem[CPAIR] != PAIR(inc, peer) -> nb = 0 :: else fi };
-		if
-		:: nb ->
-			atomic { nb = (mem[CPROD] - cpr) & IM; work = 1 };
-			/* more than the ring holds: only a new owner may be the cause, then the pair differs */
-			atomic { if :: nb > N -> assert(mem[CPAIR] != PAIR(inc, peer)); nb = 0 :: else fi }
-		:: else
-		fi;
-		do
-		:: nb == 0 -> break
-		:: nb > 0 -> atomic { k = mem[COMP + AT(cpr)]; apply(); nb-- }
-		od
-	:: else
-	fi
+	tx_see_up();
+	do
+	:: atomic { peer && up && COMPLETION -> k = mem[COMP + AT(cpr)] & 63; apply(); work = 1 }
+	:: atomic { !(peer && up && COMPLETION) -> break }
+	od
 }
 
 inline apply()
 {
-	i = k & 15; k = k >> 4;
+	i = k & 7; k = k >> 3;
 #ifndef BUG_COMPLETE_TWICE   /* with it, the sender is as careless as the receiver */
 	assert(k && ((i - old) & IM) < ((pub - old) & IM) && k <= ((pub - i) & IM));
 #endif
@@ -255,10 +256,14 @@ inline send()
 	free = free & ~(1 << k);
 	slot_of[k] = next;
 #ifdef BUG_PUBLISH_FIRST
-	publish(S, PROD, (prod + 1) & IM);
+	publish(S, LAST + AT(prod), THERE(prod, inc));
 #endif
 	post(S, PAY + k, next);
-	post(S, ENT + AT(prod), next | k << 4 | inc << 6);
+	post(S, BODY + AT(prod), next | k << 4);
+	if
+	:: prod != pub -> post(S, LAST + AT(prod), THERE(prod, inc))
+	:: else          /* held back: it publishes the whole burst */
+	fi;
 	open[AT(prod)] = 1; slot[AT(prod)] = k; id[AT(prod)] = next;
 	prod = (prod + 1) & IM; next++; k = 0; work = 1
 }
@@ -268,10 +273,10 @@ inline tx_signal()
 {
 	if
 	:: peer && pub != prod ->
-#ifdef BUG_PROD_RELAXED
-		atomic { post(S, PROD, prod); pub = prod };
+#ifdef BUG_LAST_RELAXED
+		atomic { post(S, LAST + AT(pub), THERE(pub, inc)); pub = prod };
 #else
-		atomic { publish(S, PROD, prod); pub = prod };
+		atomic { publish(S, LAST + AT(pub), THERE(pub, inc)); pub = prod };
 #endif
 #ifndef BUG_NO_FENCE_SIGNAL
 		fence(S);
@@ -311,7 +316,7 @@ proctype Sender(byte inc, next, last)
 	byte prod, pub, old, cpr, peer, lost, nb, i, k, free = (1 << NS) - 1;
 	byte slot[N], id[N];
 	byte fd;
-	bit open[N], work, ours;
+	bit open[N], work, ours, up;
 
 	{
 		publish(S, PPAIR, 0);                   /* sl_edge_attach: link_init, self_init */
@@ -342,9 +347,10 @@ proctype Sender(byte inc, next, last)
 #ifndef BUG_NO_FENCE_SLEEP
 				fence(S);
 #endif
+				tx_see_up();
 				if                              /* sl_edge_pending: for completions, when there is something to wait for */
 #ifndef BUG_NO_RECHECK
-				:: peer && mem[CPROD] != cpr && mem[CPAIR] == PAIR(inc, peer)
+				:: peer && up && COMPLETION
 #endif
 				:: peer && next <= last && ROOM && free
 				:: else ->
@@ -367,40 +373,53 @@ stop:	dead[S] = 1
 
 inline rx_up(inc_of_peer)
 {
-	peer = inc_of_peer;
+	peer = inc_of_peer; up = 0;
 	cons = START; cpr = START; cpub = START; runn = 0;
 	publish(R, CPAIR, 0);
 	fence(R);
-	publish(R, CONS, START);
-	publish(R, CPROD, START);
+#ifndef BUG_COMPLETIONS_NOT_CLEARED
+	i = 0;
+	do :: i < N -> post(R, COMP + i, 0); i++ :: else -> break od;
+	i = 0;
+#endif
+	post(R, CONS, START);
 	publish(R, CPAIR, PAIR(peer, inc))
 }
 
-/* sl_link_recv: rx_waiting, one copy of each entry, checks, cons */
+inline rx_see_up() { atomic { if :: peer && !up && mem[PPAIR] == PAIR(peer, inc) -> up = 1 :: else fi } }
+
+#define NEXT (LAST + AT(cons + nb))
+#define FOUND (k & 3)
+
+/* absent_check: what is neither there nor the last lap's, nor nothing, is a new owner's or a lie */
+inline absent_check()
+{
+	if
+	:: FOUND && FOUND != 3 - LAP(cons + nb) -> k = 0; atomic { assert(mem[PPAIR] != PAIR(peer, inc)); up = 0 }
+	:: else -> k = 0
+	fi
+}
+
+/* sl_link_recv: entries_copy, the last word of each first, then cons */
 inline recv()
 {
-#ifdef BUG_PROD_BEFORE_PAIR
-	atomic { nb = 0; if :: peer -> nb = (mem[PROD] - cons) & IM :: else fi };
-	atomic { if :: nb && mem[PPAIR] != PAIR(peer, inc) -> nb = 0 :: else -> assert(nb <= N) fi };
-#else
-	atomic { nb = 0; if :: peer && mem[PROD] != cons -> nb = 1 :: else fi };
-	if
-	:: nb ->
-		atomic { if :: mem[PPAIR] != PAIR(peer, inc) -> nb = 0 :: else fi };
-		if
-		:: nb ->
-			atomic { nb = (mem[PROD] - cons) & IM };
-			atomic { if :: nb > N -> assert(mem[PPAIR] != PAIR(peer, inc)); nb = 0 :: else fi }
-		:: else
-		fi
-	:: else
-	fi;
+	nb = 0;
+#ifdef BUG_ENTRY_BEFORE_PAIR
+	atomic { k = mem[NEXT]; if :: !(peer && k == THERE(cons, peer)) -> k = 0 :: else fi };
+	rx_see_up();
+	if :: up && k -> atomic { k = mem[BODY + AT(cons)]; accept(); nb++ } :: else -> k = 0 fi;
 #endif
+	rx_see_up();
 	do
-	:: i == nb -> break
-	:: i < nb -> atomic { k = mem[ENT + AT(cons + i)]; accept(); i++ }
+	:: peer && up && nb < N ->
+		atomic { k = mem[NEXT] };
+		if
+		:: k == THERE(cons + nb, peer) -> atomic { k = mem[BODY + AT(cons + nb)]; accept(); nb++ }
+		:: else -> absent_check(); break
+		fi
+	:: else -> break
 	od;
-	atomic { i = 0; cons = (cons + nb) & IM };
+	cons = (cons + nb) & IM;
 #ifndef BUG_CONS_LATE
 	consume()
 #endif
@@ -408,14 +427,13 @@ inline recv()
 
 inline accept()
 {
-	assert(k >> 6 == peer);                  /* epoch: none of a former pairing is accepted, and no honest peer quarantined */
-	id[AT(cons + i)] = k & 15;
-	slot[AT(cons + i)] = (k >> 4) & 3;
-	held[AT(cons + i)] = 1;
+	id[AT(cons + nb)] = k & 15;
+	slot[AT(cons + nb)] = k >> 4;
+	held[AT(cons + nb)] = 1;
 	assert(!accepted[k & 15]);               /* not twice */
 	accepted[k & 15] = 1;
 	if :: expect == 0 -> expect = first_id :: else fi;
-	assert((k & 15) == expect);              /* in order, none left out */
+	assert((k & 15) == expect);              /* in order, none left out, none of a former pairing */
 	expect++;
 	k = 0
 }
@@ -428,7 +446,7 @@ inline consume()
 inline run_flush()
 {
 	if
-	:: runn -> post(R, COMP + AT(cpr), runs | runn << 4); cpr = (cpr + 1) & IM; runn = 0; runs = 0
+	:: runn -> publish(R, COMP + AT(cpr), runs | runn << 3 | LAP(cpr) << 6); cpr = (cpr + 1) & IM; runn = 0; runs = 0
 	:: else
 	fi
 }
@@ -440,18 +458,17 @@ inline run_flush()
 inline complete(e)
 {
 	begun[id[AT(e)]] = 1;
-#ifndef BUG_CPROD_EARLY
+#ifndef BUG_COMPLETE_EARLY
 	LAST_LOOK(AT(e));
 #endif
 	if :: runn && ((runs + runn) & IM) != e -> run_flush() :: else fi;
 	if :: !runn -> runs = e :: else fi;
 	runn++;
 #ifdef BUG_COMPLETE_TWICE
-	post(R, COMP + AT(cpr), e | 1 << 4); cpr = (cpr + 1) & IM;
+	publish(R, COMP + AT(cpr), e | 1 << 3 | LAP(cpr) << 6); cpr = (cpr + 1) & IM;
 #endif
-#ifdef BUG_CPROD_EARLY
+#ifdef BUG_COMPLETE_EARLY
 	run_flush();
-	publish(R, CPROD, cpr);
 	fence(R);
 	LAST_LOOK(AT(e));
 #endif
@@ -484,11 +501,7 @@ inline rx_signal()
 	atomic { run_flush() };
 	if
 	:: peer && cpub != cpr ->
-#ifdef BUG_CPROD_RELAXED
-		atomic { post(R, CPROD, cpr); cpub = cpr };
-#else
-		atomic { publish(R, CPROD, cpr); cpub = cpr };
-#endif
+		cpub = cpr;   /* ctold */
 #ifndef BUG_NO_FENCE_SIGNAL
 		fence(R);
 #endif
@@ -509,7 +522,7 @@ inline rx_down()
 		od;
 #endif
 #if CRASH == 2
-		assert(mem[PPAIR] != PAIR(peer, inc) || mem[PROD] == cons);   /* nothing pending is lost */
+		assert(mem[PPAIR] != PAIR(peer, inc) || mem[LAST + AT(cons)] != THERE(cons, peer));   /* nothing pending is lost */
 #endif
 		work_on(1);
 		runn = 0; runs = 0;
@@ -550,7 +563,7 @@ proctype Receiver(byte inc)
 	byte cons, cpr, cpub, runs, runn, peer, lost, nb, i, k, pg, expect;
 	byte slot[N], id[N];
 	byte fd;
-	bit held[N], work;
+	bit held[N], work, up;
 
 	{
 		publish(R, CPAIR, 0);
@@ -573,9 +586,10 @@ proctype Receiver(byte inc)
 #ifndef BUG_NO_FENCE_SLEEP
 				fence(R);
 #endif
+				rx_see_up();
 				if
 #ifndef BUG_NO_RECHECK
-				:: peer && mem[PPAIR] == PAIR(peer, inc) && mem[PROD] != cons
+				:: peer && up && mem[LAST + AT(cons)] == THERE(cons, peer)
 #endif
 				:: else ->
 					if

@@ -176,41 +176,57 @@ def test_nobody_across(region: Region) -> None:
         EdgePeer(region.fd, seat, LayerId.HTTP, FRONT)
 
 
-ENTRY = struct.Struct("<QIIIIHHHBB")       # struct sl_request_packet
+def entry(offset: int = 0, length: int = 0, to: int = BACK, epoch: int = FRONT * 10, lap: int = 1, flags: int = 0,
+          layer: int = LayerId.TLS, op: int = lib.SL_OP_DATA) -> bytes:
+    """A struct sl_request_packet as the front would write it, but for what is given."""
+    return struct.pack("<QIIIHHIBBBB", 1, offset, length, 1, to, 0, epoch, lap, flags, layer, op)
 
 
-def hostile_write(region: Region, entry: bytes, prod: int) -> None:
+def hostile_write(region: Region, entries: bytes, prod: int) -> None:
     """From a process of its own, with nothing but the memory: the front's ring towards the back."""
     g = region.layout
     script = ("import mmap, sys; m = mmap.mmap(int(sys.argv[1]), int(sys.argv[2])); o = int(sys.argv[3]); "
               "e = bytes.fromhex(sys.argv[4]); m[o + 128:o + 128 + len(e)] = e; "
               "m[o:o + 4] = bytes.fromhex(sys.argv[5])")
     numbers = (region.fd, g.region_len, g.rings_off)
-    argv = [sys.executable, "-P", "-c", script, *map(str, numbers), entry.hex(), struct.pack("<I", prod).hex()]
+    argv = [sys.executable, "-P", "-c", script, *map(str, numbers), entries.hex(), struct.pack("<I", prod).hex()]
     subprocess.run(argv, pass_fds=[region.fd], check=True)
 
 
-@pytest.mark.parametrize(("entry", "prod", "counter"), [
-    (ENTRY.pack(1, 0xFFFFFF00, 0x1000, 1, 10, BACK, 0, 0, LayerId.TLS, 2), 1, lib.SL_CNT_BAD_OFFSET),
-    (ENTRY.pack(1, 4096, 64, 1, 10, BACK, 0, 0, LayerId.TLS, 2), 1, lib.SL_CNT_BAD_OFFSET),
-    (ENTRY.pack(1, 0, 0, 1, 10, BACK, 0, 0, LayerId.TLS, 77), 1, lib.SL_CNT_BAD_OP),
-    (ENTRY.pack(1, 0, 0, 1, 10, BACK, 0xFF00, 0, LayerId.TLS, 2), 1, lib.SL_CNT_BAD_OP),
-    (ENTRY.pack(1, 0, 0, 1, 10, BACK, 0, 0, LayerId.APP, 2), 1, lib.SL_CNT_BAD_LAYER),
-    (ENTRY.pack(1, 0, 0, 1, 10, 99, 0, 0, LayerId.TLS, 2), 1, lib.SL_CNT_BAD_LAYER),
-    (ENTRY.pack(1, 0, 0, 1, 4711, BACK, 0, 0, LayerId.TLS, 2), 1, lib.SL_CNT_STALE_EPOCH),
-    (b"", 0x80000000, lib.SL_CNT_BAD_INDEX),
-    (b"", 257, lib.SL_CNT_BAD_INDEX),
+@pytest.mark.parametrize(("bad", "counter"), [
+    (entry(offset=0xFFFFFF00, length=0x1000), lib.SL_CNT_BAD_OFFSET),
+    (entry(offset=4096, length=64), lib.SL_CNT_BAD_OFFSET),
+    (entry(op=77), lib.SL_CNT_BAD_OP),
+    (entry(flags=0xF0), lib.SL_CNT_BAD_OP),
+    (entry(layer=LayerId.APP), lib.SL_CNT_BAD_LAYER),
+    (entry(to=99), lib.SL_CNT_BAD_LAYER),
+    (entry(epoch=4711), lib.SL_CNT_STALE_EPOCH),
+    (entry(lap=3), lib.SL_CNT_BAD_INDEX),
 ])
-def test_hostile_entry_is_counted_and_its_sender_shut_out(
-        region: Region, entry: bytes, prod: int, counter: int) -> None:
+def test_hostile_entry_is_counted_and_its_sender_shut_out(region: Region, bad: bytes, counter: int) -> None:
     front = peer(region, Side.FRONT)
     with peer(region, Side.BACK) as own:
         assert own.receive() is None
-        hostile_write(region, entry, prod)
+        hostile_write(region, bad, 1)
         assert own.receive() is None
         assert own.counter(counter) == 1
         assert own.counter(lib.SL_CNT_QUARANTINED) == 1
-        hostile_write(region, entry, prod + 1)      # and is not listened to any more
+        hostile_write(region, entry() * 3, 3)       # and is not listened to any more
         assert own.receive() is None
         assert own.counter(lib.SL_CNT_QUARANTINED) == 1
+    front.close()
+
+
+@pytest.mark.parametrize("prod", [257, 0x80000000])
+def test_a_lie_about_the_number_of_entries_is_nothing(region: Region, prod: int) -> None:
+    front = peer(region, Side.FRONT)
+    with peer(region, Side.BACK) as own:
+        hostile_write(region, b"", prod)
+        assert own.receive() is None
+        hostile_write(region, entry(lap=2), prod)   # of the lap after this one
+        assert own.receive() is None
+        assert own.counter(lib.SL_CNT_QUARANTINED) == 0
+        hostile_write(region, entry(), prod)
+        packet = own.receive()
+        assert packet is not None and packet.request_id == 1
     front.close()

@@ -44,7 +44,7 @@ static const struct {
 	{"chain", chain_run, 8, "ns of CPU time for an entry through NUMBER hops"},
 	{"select", bench_select, SL_SIDE_MAX, "ns for select_best_vm with NUMBER receivers"},
 	{"line", line_run, 0, "ns to move one cache line from core to core"},
-	{"layout", layout_run, 0, "ns, round trip of two bare lines and a fence each way"},
+	{"layout", layout_run, 0, "ns, round trip of one bare line and a fence each way"},
 	{"copy", copy_run, SL_BIG_LEN, "bytes/s in blocks of NUMBER bytes that one core writes and the other reads, without an edge"},
 };
 

@@ -176,7 +176,7 @@ static void chain_sleep(struct rig *r, unsigned i, struct sl_edge *in, struct sl
 		sl_full_fence();
 	}
 	if (!(in && (!out || sl_link_room(out->up[0])) && sl_edge_pending(in)) &&
-	    !(out && sl_observe_u32(&out->up[0]->tx.ring->cprod) != out->up[0]->tx.cprod) && !sl_peek_u64((__u64 *)&stop->v))
+	    !(out && sl_link_has_completions(out->up[0])) && !sl_peek_u64((__u64 *)&stop->v))
 		bell_wait(r->bell[i]);
 	if (in)
 		sl_edge_sleep_set(in, false);

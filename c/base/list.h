@@ -35,4 +35,15 @@ static inline void sl_list_unlink(struct sl_list *node)
 	sl_list_init(node);
 }
 
+/* Moves all nodes of from to the list at to, whatever that held: for a walk whose steps may change from. */
+static inline void sl_list_take(struct sl_list *to, struct sl_list *from)
+{
+	sl_list_init(to);
+	if (sl_list_empty(from))
+		return;
+	*to = *from;
+	to->next->prev = to->prev->next = to;
+	sl_list_init(from);
+}
+
 #endif

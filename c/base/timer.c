@@ -26,12 +26,7 @@ static void slot_run(struct sl_wheel *w, struct sl_list *slot)
 {
 	struct sl_list todo;
 
-	if (sl_list_empty(slot))
-		return;
-	/* work on a private list: fire() may arm and cancel any timer */
-	todo = *slot;
-	todo.next->prev = todo.prev->next = &todo;
-	sl_list_init(slot);
+	sl_list_take(&todo, slot);   /* fire() may arm and cancel any timer */
 	while (!sl_list_empty(&todo)) {
 		struct sl_timer *t = sl_container_of(todo.next, struct sl_timer, node);
 

@@ -187,9 +187,7 @@ void sl_flows_serve(struct sl_link *l)
 {
 	struct sl_list todo;
 
-	todo = l->waiting;
-	todo.next->prev = todo.prev->next = &todo;
-	sl_list_init(&l->waiting);
+	sl_list_take(&todo, &l->waiting);
 	while (!sl_list_empty(&todo)) {
 		struct sl_flow *f = sl_container_of(todo.next, struct sl_flow, wait_node);
 

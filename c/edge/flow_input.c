@@ -218,9 +218,7 @@ void sl_flows_link_lost(struct sl_link *l, enum sl_request_status status)
 	uint32_t pending = first_pending(l);
 	struct sl_list todo;
 
-	sl_list_init(&todo);
-	sl_list_append(&l->flows, &todo);   /* take all flows over: callbacks may end any of them */
-	sl_list_unlink(&l->flows);
+	sl_list_take(&todo, &l->flows);   /* callbacks may end any of them */
 	while (!sl_list_empty(&todo)) {
 		struct sl_flow *f = sl_container_of(todo.next, struct sl_flow, link_node);
 

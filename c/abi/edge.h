@@ -26,7 +26,7 @@
  *
  *   entry number n of a ring               is               its payload belongs to
  *   not there                              free             the sender
- *   there, behind one that is not          free             the sender: the receiver stops at the first that is not there
+ *   there, behind one that is not          free             the sender: the receiver stops before it
  *   there, cons <= n                       pending          nobody: the receiver may take it
  *   n < cons, not completed                in progress      the receiver (reads only)
  *   completed                              completed/error  the sender again */

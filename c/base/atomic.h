@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Memory order, named once. All shared words are naturally aligned __u32 or __u64 of the ABI.
  *
- *   publish   store-release: what was written before is visible to whoever observes this value. Without it an entry is there before
- *             its payload, and a slot is free before its last reader is done
- *   observe   load-acquire:  what was written before the observed publish is visible after this load. Without it the rest of an entry
- *             that is there may be the last lap's
+ *   publish   store-release: what was written before is visible to whoever observes this value. Without it an entry is
+ *             there before its payload is, and a slot is free before its last reader is done
+ *   observe   load-acquire:  what was written before the observed publish is visible after this load. Without it the
+ *             rest of an entry that is there may be the last lap's
  *   peek      relaxed load:  one single read of a word whose neighbours do not matter (hints, own words)
  *   post      relaxed store: hints
- *   fence     full barrier between a store and a later load of another word: the only order that release and acquire do not give. Without
- *             it a sender looks whether its receiver sleeps before its entry can be seen, the receiver looks for entries before its wish
- *             to be rung can be seen, and it sleeps for ever */
+ *   fence     full barrier between a store and a later load of another word: the only order that release and acquire do
+ *             not give. Without it a sender looks whether its receiver sleeps before its entry can be seen, the receiver
+ *             looks for entries before its wish to be rung can be seen, and it sleeps for ever */
 #ifndef SL_ATOMIC_H
 #define SL_ATOMIC_H
 

@@ -59,7 +59,8 @@ static bool burst_plain(const struct sl_link *l, const struct sl_request_packet 
 	return !odd;
 }
 
-uint32_t sl_entries_check(const struct sl_link *l, const struct sl_request_packet *p, uint32_t nb, enum sl_counter *why)
+uint32_t sl_entries_check(const struct sl_link *l, const struct sl_request_packet *p, uint32_t nb,
+			  enum sl_counter *why)
 {
 	if (sl_likely(burst_plain(l, p, nb)))
 		return nb;

@@ -22,7 +22,7 @@ struct sl_entry_body {
 /* Value v of a field, in the word where it lies */
 #define SL_BITS(field, v) ((uint64_t)(v) << 8 * (offsetof(struct sl_request_packet, field) % 8))
 
-_Static_assert(offsetof(struct sl_request_packet, epoch) == 8 * SL_ENTRY_LAST, "epoch and lap are stored together, last");
+_Static_assert(offsetof(struct sl_request_packet, epoch) == 8 * SL_ENTRY_LAST, "epoch and lap are stored at once, last");
 
 /* The lap of entry or completion number n of a ring of cap: never that of what lay in its place before. */
 static inline uint64_t sl_lap(uint32_t cap, uint32_t n)
@@ -42,6 +42,7 @@ static inline __u64 *sl_completion_at(const struct sl_completion *completions, u
 
 /* check.c: how many of nb entries of l's peer, private copies, are good, from the first on; *why says what is wrong
  * with the next. */
-uint32_t sl_entries_check(const struct sl_link *l, const struct sl_request_packet *p, uint32_t nb, enum sl_counter *why);
+uint32_t sl_entries_check(const struct sl_link *l, const struct sl_request_packet *p, uint32_t nb,
+			  enum sl_counter *why);
 
 #endif

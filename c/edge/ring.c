@@ -229,7 +229,8 @@ uint32_t sl_link_waiting(const struct sl_link *l)
 	return nb <= l->edge->g.ring_cap ? nb : 0;   /* a lie, or of another pairing */
 }
 
-/* In the place of entry n lies something else. An honest sender leaves nothing there, or what was there in the last lap. */
+/* In the place of entry n lies something else. An honest sender leaves nothing there, or what was there in the last
+ * lap. */
 static void absent_check(struct sl_link *l, uint32_t n, uint64_t last)
 {
 	uint64_t lap = sl_lap(l->edge->g.ring_cap, n), found = (last & SL_BITS(lap, 0xff)) / SL_BITS(lap, 1);

@@ -576,10 +576,10 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(echo_and_end), T(big_body_through_small_window), T(fin_waits_behind_bytes), T(ids_are_used_again),
 		T(full_ring_and_empty_arena_wait), T(peer_dies), T(pending_is_told_from_in_progress),
-		T(last_words_of_a_dead_peer_count), T(a_new_owner_of_the_slot_starts_clean), T(hostile_entries), T(a_lie_about_prod_moves_nothing),
-		T(entries_are_there_in_their_lap),
-		T(hostile_completions), T(completed_twice_is_refused), T(more_than_the_window_is_refused), T(wish_to_end_reaches_the_back), T(sleeper_is_rung_once),
-		T(region_header_is_checked), T(draw_follows_weights),
+		T(last_words_of_a_dead_peer_count), T(a_new_owner_of_the_slot_starts_clean), T(hostile_entries),
+		T(a_lie_about_prod_moves_nothing), T(entries_are_there_in_their_lap), T(hostile_completions),
+		T(completed_twice_is_refused), T(more_than_the_window_is_refused), T(wish_to_end_reaches_the_back),
+		T(sleeper_is_rung_once), T(region_header_is_checked), T(draw_follows_weights),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -258,11 +258,6 @@ class Actor:
                     member.running.booted.set()
         return found
 
-    def overdue(self, vm_id: int, age: float) -> bool:
-        """Whether an instance that was started so many seconds ago should have been ready."""
-        member = self.members.get(vm_id)
-        return member is not None and age > self._driver(member.instance).boot_timeout
-
     def last_words(self, vm_id: int) -> str:
         """What is known of an instance's end besides its own report."""
         member = self.members.get(vm_id)

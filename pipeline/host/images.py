@@ -93,8 +93,12 @@ class Sources:
 
 def default_folder() -> Path:
     """Where images live if nothing else is said."""
-    if said := os.environ.get(FOLDER_VARIABLE):
-        return Path(said)
+    said = os.environ.get(FOLDER_VARIABLE)
+    return Path(said) if said else cache_folder()
+
+
+def cache_folder() -> Path:
+    """What is worth keeping of this machine."""
     return Path("/var/cache/swarmline") if os.geteuid() == 0 else Path.home() / ".cache/swarmline"
 
 

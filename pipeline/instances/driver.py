@@ -102,7 +102,6 @@ class Driver(ABC):
     """Starts instances of one kind, and adopts those that a former manager started."""
 
     name: DriverName
-    boot_timeout: float        # seconds: one that is not READY then will never be
     vhost = False              # the router connects to its interface, and is to know that before ``start``
 
     def place(self, folder: PurePath) -> PurePath:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.host import processes
-from pipeline.host.images import Image
+from pipeline.host.images import Image, cache_folder
 from pipeline.instances.qemu_argv import PROGRAM, Accelerator
 
 DEVICE = Path("/dev/kvm")
@@ -32,9 +32,9 @@ class Choice:
     why: str = ""
 
 
-def accelerator(image: Image, device: Path = DEVICE) -> Choice:
-    """The fastest that works here. Takes some seconds when it is asked for the first time."""
-    why = _refused(device) or _remembered(image, device)
+def accelerator(image: Image, device: Path = DEVICE, note: Path | None = None) -> Choice:
+    """The fastest that works here. Takes some seconds when it is asked for the first time; ``note`` has the answer."""
+    why = _refused(device) or _remembered(image, device, note or cache_folder() / "kvm.json")
     return Choice(Accelerator.TCG, why) if why else Choice(Accelerator.KVM)
 
 
@@ -46,8 +46,7 @@ def _refused(device: Path) -> str:
     return ""
 
 
-def _remembered(image: Image, device: Path) -> str:
-    note = image.folder.parent / "kvm.json"
+def _remembered(image: Image, device: Path, note: Path) -> str:
     asked = {"boot": BOOT_ID.read_text().strip(), "kernel": image.manifest["kernel"], "device": str(device)}
     try:
         known = json.loads(note.read_text())
@@ -56,6 +55,7 @@ def _remembered(image: Image, device: Path) -> str:
     except (OSError, ValueError, KeyError, TypeError):
         pass                            # never tried
     why = _try(image)
+    note.parent.mkdir(parents=True, exist_ok=True)
     new = note.with_suffix(f".{os.getpid()}.new")
     new.write_text(json.dumps({"asked": asked, "why": why}))
     new.rename(note)

@@ -87,7 +87,6 @@ class ProcessDriver(Driver):
     """Starts swarmline-instance."""
 
     name = DriverName.PROCESS
-    boot_timeout = 30.0
 
     def __init__(self, start_timeout: float = START_TIMEOUT) -> None:
         self._start_timeout = start_timeout

@@ -45,7 +45,6 @@ from pipeline.policy.model import Layer
 
 FILES = PurePath("/srv")      # where a guest has the folder that its layer serves
 MONITOR_TIMEOUT = 10.0        # seconds until QEMU has made the machine
-BOOT_TIMEOUT = 30.0           # 2 s are usual under TCG on an idle machine
 # As a process instance has them: no core dump, which would hold keys; the console log ends at 1 MiB, whatever the
 # guest writes. And the threads that QEMU needs.
 LIMITS = ("prlimit", "--core=0", f"--fsize={1 << 20}", "--nproc=64")
@@ -81,7 +80,6 @@ class QemuDriver(Driver):
     """Starts QEMU."""
 
     name = DriverName.QEMU
-    boot_timeout = BOOT_TIMEOUT
     vhost = True
 
     def __init__(self, image_folder: Path | None = None) -> None:

@@ -63,6 +63,7 @@ class Config:
     file: str
     name: str
     drain_timeout: float
+    boot_timeout: float        # seconds: an instance that is not ready then will never be
     nic: Nic
     services: tuple[Service, ...]
     layers: tuple[Layer, ...]
@@ -130,6 +131,7 @@ def _config(root: Table, file: str) -> Config:
     swarm = root.table("swarm")
     name = swarm.take("name", _NAME, "swarm")
     drain_timeout = swarm.take("drain_timeout", duration(0, 86400), 30.0)
+    boot_timeout = swarm.take("boot_timeout", duration(1, 3600), 30.0)
     driver = swarm.take("driver", _DRIVER, Driver.PROCESS.value)
     api_group = swarm.take("api_group", _GROUP, "")
     metrics = swarm.take("metrics", _ENDPOINT, None)
@@ -150,7 +152,8 @@ def _config(root: Table, file: str) -> Config:
     layers = [_pool(layer_id, tables[layer_id], settings[layer_id], driver) for layer_id in LAYERS]
     root.close()
     layers = [pool for pool in layers if pool.id in used]
-    return Config(file, name, drain_timeout, nic, services, tuple(layers), tcp, tls, http, app, api_group, metrics)
+    return Config(file, name, drain_timeout, boot_timeout, nic, services, tuple(layers), tcp, tls, http, app,
+                  api_group, metrics)
 
 
 def _nic(table: Table) -> Nic:

@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Swarms of virtual machines: whole chains, chains mixed with processes, death, and guests that misbehave."""
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.lab import Lab, lab_made
+from support.needs import require
+from system.clients import Load, curl
+from system.swarm_rig import INDEX, Swarm, eventually, kill, swarm_made, swarm_prepared
+
+from pipeline.cli.client import call
+from pipeline.host import cpio, debs
+from pipeline.host.images import FOLDER_VARIABLE, Image
+
+pytestmark = [pytest.mark.netns, pytest.mark.bpf, pytest.mark.qemu]
+
+HOST, INSTANCE = 5, 6          # exit statuses, as in pipeline.errors
+PATIENCE = 25.0                # seconds for a boot while several machines share two processors
+EDGES = {"tcp": {"tcp-tls", "tcp-http"}, "tls": {"tcp-tls", "tls-http"}, "http": {"tcp-http", "tls-http", "http-app"},
+         "app": {"http-app"}}
+
+
+@pytest.fixture(scope="module")
+def vm_lab() -> Iterator[Lab]:
+    require("netns", "bpf")
+    with lab_made() as lab:
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def images(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder of images in which `guest` can be another one for a while."""
+    folder = tmp_path_factory.mktemp("images")
+    (folder / "guest").symlink_to(image.folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(FOLDER_VARIABLE, str(folder))
+        yield folder
+
+
+# ---- every layer in virtual machines
+
+
+@pytest.fixture(scope="module")
+def whole(vm_lab: Lab, images: Path) -> Iterator[Swarm]:
+    few: dict[str, Any] = {f"layer.{layer}": {"instances": 1} for layer in ("tcp", "tls", "http")}
+    with swarm_made(vm_lab, {"swarm": {"driver": "qemu"}, **few}) as made:
+        yield made
+
+
+def test_every_layer_in_a_machine_of_its_own(whole: Swarm) -> None:
+    assert {i["driver"] for i in whole.instances()} == {"qemu"}
+    assert {i["accelerator"] for i in whole.instances()} <= {"kvm", "tcg"}
+    body = whole.folder / "body"
+    body.write_bytes(b"swarm" * 50_000)
+    for address in (whole.lab.vip4, f"[{whole.lab.vip6}]"):
+        for scheme in ("https", "http"):
+            assert curl(whole.lab.client, f"{scheme}://{address}/") == INDEX
+    echoed = curl(whole.lab.client, f"https://{whole.lab.vip4}/echo", "-H", "Expect:", "--data-binary", f"@{body}")
+    assert echoed == body.read_bytes()
+    assert whole.events("driver"), "it is said which accelerator there is"
+    assert {layer: whole.total(layer) > 0 for layer in EDGES} == dict.fromkeys(EDGES, True)
+
+
+def test_qemu_has_no_rights_and_its_own_edges(whole: Swarm) -> None:
+    for instance in whole.instances():
+        proc = Path(f"/proc/{instance['pid']}")
+        facts = dict(line.split(":\t", 1) for line in (proc / "status").read_text().splitlines() if ":\t" in line)
+        assert set(facts["Uid"].split()) == {str(700_000 + instance["vm_id"])}
+        assert int(facts["CapEff"], 16) == 0
+        assert (facts["NoNewPrivs"], facts["Seccomp"]) == ("1", "2")
+        assert (proc / "ns/net").readlink() != Path("/proc/self/ns/net").readlink()
+        edges = set(re.findall(r"memfd:sl-edge-(\S+)", (proc / "maps").read_text()))
+        assert edges == EDGES[instance["layers"][0]]
+
+
+def test_a_later_manager_takes_the_machines_over(whole: Swarm) -> None:
+    before = whole.pids()
+    former = whole.manager_pid()
+    kill(former)
+    eventually(lambda: _manager(whole) not in (0, former), "another manager")
+    assert whole.pids() == before
+    assert curl(whole.lab.client, f"https://{whole.lab.vip4}/") == INDEX
+    # it can speak to them: one drains and goes, another comes
+    leaver = whole.instances("app")[0]["vm_id"]
+    with Load(whole.lab, connections=2, method="GET") as load:
+        whole.command("drain", str(leaver))
+        eventually(lambda: leaver not in whole.pids(), f"instance {leaver} is gone", PATIENCE)
+        whole.eventually_active("app", 2, PATIENCE)
+        load.goes_on(20)
+    assert not load.failures
+
+
+def _manager(swarm: Swarm) -> int:
+    try:
+        return swarm.manager_pid()
+    except Exception:
+        return 0
+
+
+def test_a_machine_is_killed_under_load(whole: Swarm) -> None:
+    victim = whole.eventually_active("app", 2, PATIENCE)[0]
+    with Load(whole.lab, connections=4, method="GET") as load:
+        kill(victim["pid"])
+        load.goes_on(50)
+        eventually(lambda: victim["vm_id"] not in whole.pids(), "it is taken away", PATIENCE)
+        whole.eventually_active("app", 2, PATIENCE)
+        load.goes_on(20)
+    assert not load.failures
+    assert any(f"app instance {victim['vm_id']} " in text for text in whole.events("instance-failed"))
+
+
+def test_the_only_first_layers_machine_is_killed(whole: Swarm) -> None:
+    """Its port goes with it, and the next one's comes."""
+    (victim,) = whole.instances("tcp")
+    kill(victim["pid"])
+    eventually(lambda: [i for i in whole.instances("tcp") if i["vm_id"] != victim["vm_id"]], "another tcp", PATIENCE)
+    assert curl(whole.lab.client, f"https://{whole.lab.vip4}/") == INDEX
+    assert not (whole.run_dir / "vhost" / str(victim["vm_id"])).exists()
+
+
+# ---- mixed with processes, and guests that misbehave
+
+
+@pytest.fixture(scope="module")
+def mixed(vm_lab: Lab, images: Path, whole: Swarm) -> Iterator[Swarm]:
+    """Machine and process meet at every edge. The other swarm is down then: they would share the address."""
+    whole.command("down")
+    machine = {"driver": "qemu", "instances": 1}
+    with swarm_made(vm_lab, {"layer.tls": machine, "layer.app": machine, "layer.http": {"instances": 1}}) as made:
+        yield made
+
+
+def test_machines_and_processes_on_the_same_edges(mixed: Swarm) -> None:
+    assert {i["layers"][0]: i["driver"] for i in mixed.instances()} == {
+        "tcp": "process", "tls": "qemu", "http": "process", "app": "qemu"}
+    with Load(mixed.lab, connections=4) as load:
+        load.goes_on(100)
+    assert not load.failures
+
+
+def test_a_trace_goes_forward_through_both_clocks(mixed: Swarm) -> None:
+    """A guest's clock began at its boot: its steps must lie between those of the processes around them."""
+    def steps() -> dict[tuple[str, str], int] | None:
+        curl(mixed.lab.client, f"https://{mixed.lab.vip4}/")
+        events = call(mixed.run_dir, "GET", "/v1/trace")["events"]
+        over = [e for e in events if (e["layer"], e["point"]) == ("tcp", "done")]
+        mine = [e for e in events if over and e["request_id"] == over[-1]["request_id"]]
+        found = {(e["layer"], e["point"]): int(e["time_ns"]) for e in mine}
+        return found if {("tcp", "accept"), ("tls", "in"), ("http", "in"), ("tls", "out")} <= found.keys() else None
+
+    call(mixed.run_dir, "POST", "/v1/trace", {"every": 1})
+    at = eventually(steps, "a connection's steps")
+    call(mixed.run_dir, "POST", "/v1/trace", {"every": 0})
+    slack = 50_000_000
+    assert at["tcp", "accept"] - slack < at["tls", "in"] < at["http", "in"] + slack
+    assert abs(at["tls", "in"] - at["tcp", "accept"]) < 5_000_000_000
+
+
+def fake(image: Image, folder: Path, end: str) -> Path:
+    """An image whose first program does nothing but ``end``, which is C."""
+    folder.mkdir()
+    source = f"#include <sys/reboot.h>\n#include <unistd.h>\nint main(void) {{ for (;;) {end}; }}\n"
+    program = folder / "init"
+    subprocess.run(["gcc", "-static", "-x", "c", "-o", program, "-"], input=source, text=True, check=True)
+    entries = {"init": cpio.regular(program.read_bytes(), 0o755), "dev/console": cpio.character_device(5, 1)}
+    program.unlink()
+    (folder / "initramfs").write_bytes(cpio.archive(entries))
+    (folder / "vmlinux").symlink_to(image.kernel)
+    manifest = {**image.manifest, "files": {name: {"sha256": debs.file_sha256(folder / name),
+                                                   "len": (folder / name).stat().st_size}
+                                            for name in ("initramfs", "vmlinux")}}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def switch(images: Path, to: Path) -> None:
+    new = images / "new"
+    new.symlink_to(to)
+    new.rename(images / "guest")
+
+
+def test_guests_that_reset_in_a_loop_are_held_back(mixed: Swarm, image: Image, images: Path, tmp_path: Path) -> None:
+    """Each start waits longer, the reason is told, nobody else notices; with the right image it is well again."""
+    mixed.command("scale", "app=2")
+    victim = mixed.eventually_active("app", 2, PATIENCE)[0]
+    switch(images, fake(image, tmp_path / "resets", "reboot(RB_AUTOBOOT)"))
+    with Load(mixed.lab, connections=2, method="GET") as load:
+        kill(victim["pid"])
+        eventually(lambda: len(mixed.events("crash-loop")) >= 2, "the loop is noticed", PATIENCE)
+        load.goes_on(20)
+        switch(images, image.folder)
+        mixed.eventually_active("app", 2, PATIENCE)
+    assert not load.failures
+    assert any("the guest reset itself" in text for text in mixed.events("instance-failed"))
+
+
+# ---- what can not be started
+
+
+@pytest.fixture
+def prepared(vm_lab: Lab, images: Path, mixed: Swarm) -> Iterator[Swarm]:
+    """Not started; one machine."""
+    if mixed.run_dir.exists():
+        mixed.command("down")
+    only = {f"layer.{layer}": {"instances": 1} for layer in ("tcp", "tls", "http")}
+    with swarm_prepared(vm_lab, {"swarm": {"boot_timeout": "3s"}, **only,
+                                 "layer.app": {"driver": "qemu", "instances": 1}}) as made:
+        yield made
+
+
+def refused(swarm: Swarm, status: int, *words: str) -> None:
+    """`up` ends with one line that has all the words, and nothing is there then."""
+    done = swarm.command("up", str(swarm.config), "--detach", ok=False)
+    assert done.returncode == status, done.stdout + done.stderr
+    assert swarm.left() == []
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("swarmline: "), done.stderr
+    assert not [word for word in words if word not in done.stderr], done.stderr
+
+
+def test_a_guest_that_never_is_ready(prepared: Swarm, image: Image, images: Path, tmp_path: Path) -> None:
+    switch(images, fake(image, tmp_path / "sleeps", "pause()"))
+    try:
+        refused(prepared, INSTANCE, "app instance", "was not ready within 3 s", "its log")
+    finally:
+        switch(images, image.folder)
+
+
+def test_images_that_can_not_be_used(prepared: Swarm, image: Image, images: Path, tmp_path: Path) -> None:
+    broken = fake(image, tmp_path / "broken", "pause()")
+    data = bytearray((broken / "initramfs").read_bytes())
+    data[-1000] ^= 1
+    (broken / "initramfs").write_bytes(data)
+    missing = fake(image, tmp_path / "missing", "pause()")
+    (missing / "vmlinux").unlink()
+    try:
+        switch(images, broken)
+        refused(prepared, HOST, "initramfs is damaged", "swarmline images build")
+        switch(images, missing)
+        refused(prepared, HOST, "vmlinux", "swarmline images build")
+        (images / "guest").unlink()
+        refused(prepared, HOST, "there is no guest image", "swarmline images build")
+        (images / "guest").symlink_to(broken)
+    finally:
+        switch(images, image.folder)
+
+
+def test_too_little_memory(prepared: Swarm) -> None:
+    prepared.configure({"layer.app": {"driver": "qemu", "instances": 4, "memory": "60GiB"}})
+    refused(prepared, HOST, "4 virtual machines need", "lower `memory`")
+
+
+def test_files_that_do_not_fit(prepared: Swarm) -> None:
+    (prepared.site / "big").write_bytes(bytes(100 << 20))
+    refused(prepared, INSTANCE, "does not fit into a machine of 128 MiB", "memory")

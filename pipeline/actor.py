@@ -36,9 +36,9 @@ from pipeline.host.doorbells import Doorbells, ring
 from pipeline.host.edges import EdgeMemory
 from pipeline.host.holder_client import HolderClient, InstanceFds
 from pipeline.host.memory import sealed_memfd
-from pipeline.host.nic import Gateway, NicFacts, nic_facts
+from pipeline.host.nic import Gateway, NicFacts, facts_of
 from pipeline.host.pins import MAGLEV_SIZE
-from pipeline.host.router import Router, RouterSpec
+from pipeline.host.router import Router, RouterFacts, RouterSpec
 from pipeline.host.tap import TapSpec
 from pipeline.instances.conf import ConfItem, Secrets, conf_items
 from pipeline.instances.driver import Driver, EdgeGrant, InstanceSpec, Running
@@ -75,7 +75,7 @@ class Actor:
         self.run_dir = run_dir
         self.config = config
         self.holder = HolderClient(run_dir)
-        self.nic: NicFacts = nic_facts(config.nic.netns, config.nic.interface)
+        self.nic: NicFacts = facts_of(config.nic)
         self.members: dict[int, Member] = {}
         self.edges: dict[str, EdgeMemory] = {}
         self.classifier: Classifier | None = None
@@ -166,8 +166,7 @@ class Actor:
             self._router_tell(swarm.services)
             for member in self.members.values():
                 self._port_restore(member, self.config.services)
-            if self.router.adopt() is None:
-                await self.router.start()
+            self._know_nic(self.router.adopt() or await self.router.start())
             self._watch_router()
 
     async def _adopt_instance(self, instance: Instance) -> None:
@@ -229,6 +228,8 @@ class Actor:
                 self._set_routes(table, wanted)
             case plan.SetServices(services):
                 self._set_services(services)
+            case plan.AttachClassifier() | plan.DetachClassifier() if self.config.nic.devargs:
+                pass        # the router classifies: it looks into the same maps
             case plan.AttachClassifier(interface):
                 assert self.classifier
                 classifier = self.classifier
@@ -421,7 +422,9 @@ class Actor:
         assert self.classifier
         old = self.classifier.table(service)
         known = old is not None and any(old)
-        self.classifier.set_table(service, next_table(old, key) if old and known else maglev_table(key, MAGLEV_SIZE))
+        tell = self.router.table_set if self.router and self.config.nic.devargs else None
+        table = next_table(old, key) if old and known else maglev_table(key, MAGLEV_SIZE)
+        self.classifier.set_table(service, table, tell)
         self._tables[service] = key
 
     def _write_routes(self, member: Member, table: RoutingTable) -> None:
@@ -445,12 +448,15 @@ class Actor:
     # ---- router and services
 
     def _new_router(self) -> Router:
-        return Router(RouterSpec(self.run_dir, self.config.nic.netns, self.config.nic.interface, self.queues,
-                                 pin_root(self.run_dir) / "xsks"), self.holder)
+        return Router(RouterSpec(self.run_dir, self.config.nic, self.queues, pin_root(self.run_dir)), self.holder)
+
+    def _know_nic(self, facts: RouterFacts) -> None:
+        """A NIC that DPDK drives is known to the router alone."""
+        self.nic = replace(self.nic, mac=facts.mac, mtu=facts.mtu)
 
     async def _start_router(self) -> None:
         self.router = self.router or self._new_router()
-        await self.router.start()
+        self._know_nic(await self.router.start())
         self._router_tell(self.config.services)
         self._watch_router()
 

@@ -55,7 +55,7 @@ class Manager:
     def __init__(self, run_dir: Path, config: Config) -> None:
         self.run_dir = run_dir
         self.config = config
-        self.intent = plan.Intent(config.services, config.layers, config.nic.interface, config.drain_timeout)
+        self.intent = plan.Intent(config.services, config.layers, config.nic.label, config.drain_timeout)
         self.actual = Swarm()
         self.reports: dict[int, Report] = {}
         self.events: deque[Event] = deque(maxlen=EVENTS_KEPT)
@@ -302,7 +302,7 @@ class Manager:
             return sha256("|".join(parts).encode()).hexdigest()[:12]
 
         layers = tuple(replace(layer, revision=revision(layer)) for layer in config.layers)
-        return plan.Intent(config.services, layers, config.nic.interface, config.drain_timeout)
+        return plan.Intent(config.services, layers, config.nic.label, config.drain_timeout)
 
     async def reload(self, config: Config, *, dry_run: bool = False) -> list[str]:
         """Another configuration, applied by the same plan as everything else. Returns what is done first; with

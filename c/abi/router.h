@@ -4,9 +4,9 @@
  *
  * Control: the router listens on RUN_DIR/router.sock (SOCK_SEQPACKET, only root may connect) and takes several
  * connections, so that a restarted manager just connects again. One struct sl_rtr_request per packet, one struct
- * sl_rtr_reply for each, in order. PORT_ADD carries exactly one file descriptor by SCM_RIGHTS, PORT_ADD_VHOST at most
- * one, every other request none. A request of wrong size, version or descriptor count, or with a field set that its
- * type does not use, gets -EINVAL and changes nothing.
+ * sl_rtr_reply for each, in order. PORT_ADD and TABLE_SET carry exactly one file descriptor by SCM_RIGHTS,
+ * PORT_ADD_VHOST at most one, every other request none. A request of wrong size, version or descriptor count, or with a
+ * field set that its type does not use, gets -EINVAL and changes nothing.
  *
  * A new router knows nothing: the manager repeats VIP_ADD, NET_ADD and PORT_ADD(_VHOST). All overwrite, so repeating is
  * harmless. Addresses are 16 bytes in network order, IPv4 as ::ffff:a.b.c.d; an IPv4 prefix /n is therefore prefix_len
@@ -47,6 +47,9 @@ enum sl_rtr_type {
 	SL_RTR_NET_CLEAR = 7,   /* none; forgets all routes */
 	SL_RTR_PORT_ADD_VHOST = 8,   /* vm_id, vips; a virtual machine's virtio-net device, see below; replaces the
 	                              * port, but one that is a client stays, with its link */
+	SL_RTR_TABLE_SET = 9,   /* slot: index of a service, and the fd of its new map of one struct sl_maglev. For the
+	                         * classifier in user space; -EOPNOTSUPP: the kernel runs it. A new router reads the
+	                         * tables itself, before it answers */
 };
 
 /* A vhost-user port (PORT_ADD_VHOST).
@@ -93,7 +96,7 @@ struct sl_rtr_reply {
 	__u16 nb_vip;
 	__u16 nb_net;
 	__u16 mtu;           /* of the NIC */
-	__u16 nb_queue;      /* AF_XDP sockets */
+	__u16 nb_queue;      /* AF_XDP sockets, or queues of DPDK */
 	__u8 mac[6];         /* of the NIC; the taps must have it too */
 	__u8 pad[22];
 };

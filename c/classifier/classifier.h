@@ -3,7 +3,7 @@
  * for the router, on the same pinned maps (abi/classifier.h). How it comes by what a map holds:
  *
  *   config, vms    mapped, read-only: what the manager writes counts at once, as in the kernel
- *   maglev         the table of each service mapped; a new one comes by sl_classifier_table_set(), because opening a map
+ *   maglev         the table of each service mapped; a new one comes by sl_classifier_table_set(), since opening a map
  *                  by its id needs rights that the router has given up by then
  *   services, vips hash maps can not be mapped: copied, anew whenever config's generation changes
  *   flows, frags   LRU maps can not be mapped either, and belong to one classifier anyway: tables of its own. That of
@@ -29,8 +29,7 @@ void sl_classifier_close(struct sl_classifier *c);   /* NULL is fine */
 /* Bit n: a router serves receive queue n. None at first: what is of a service is then dropped. */
 void sl_classifier_queues_set(struct sl_classifier *c, uint64_t queues);
 
-/* Takes another table for new flows: fd is an array map of one struct sl_maglev; -1: none. The descriptor stays the
- * caller's. When it returns, no packet uses the old table. -EINVAL: no such service, or not such a map. */
+/* Takes another table for new flows: fd is an array map of one struct sl_maglev, and stays the caller's. When it returns, no packet uses the old table. -EINVAL: no such service, or not such a map. */
 int sl_classifier_table_set(struct sl_classifier *c, uint32_t service, int fd);
 
 /* To be called before each batch: takes notice of the time and of changed services. */

@@ -216,7 +216,7 @@ int sl_classifier_table_set(struct sl_classifier *c, uint32_t service, int fd)
 
 	if (service >= SL_SERVICE_MAX)
 		return -EINVAL;
-	r = fd < 0 ? 0 : array_map(fd, 1, sizeof(*table), PROT_READ, &table);
+	r = array_map(fd, 1, sizeof(*table), PROT_READ, &table);
 	if (r)
 		return r;
 	unmap(c->maglev.value[service], sizeof(*table));

@@ -46,6 +46,7 @@ static bool unused_is_zero(const struct sl_rtr_request *q)
 		memset(rest.addr, 0, sizeof(rest.addr));
 		break;
 	case SL_RTR_VIP_DEL:
+	case SL_RTR_TABLE_SET:
 		rest.slot = 0;
 		break;
 	case SL_RTR_NET_ADD:
@@ -126,7 +127,7 @@ static bool fds_fit(const struct sl_rtr_request *q, uint32_t nb_fd)
 {
 	if (q->type == SL_RTR_PORT_ADD_VHOST)
 		return nb_fd <= 1;
-	return nb_fd == (q->type == SL_RTR_PORT_ADD);
+	return nb_fd == (q->type == SL_RTR_PORT_ADD || q->type == SL_RTR_TABLE_SET);
 }
 
 /* Carries a request out; takes *fd (then -1) if it keeps it. */
@@ -158,6 +159,8 @@ static int request_run(struct sl_router *r, const struct sl_rtr_request *q, uint
 	case SL_RTR_NET_CLEAR:
 		sl_net_route_clear(&r->net);
 		return 0;
+	case SL_RTR_TABLE_SET:
+		return r->classifier ? sl_classifier_table_set(r->classifier, q->slot, *fd) : -EOPNOTSUPP;
 	default:
 		return -EINVAL;
 	}

@@ -2,17 +2,12 @@
 /* swarmline-router: between the NIC and the first layer's instances. Started by the manager as root inside the NIC's
  * network namespace; opens all that needs rights, gives the rights up, and then is one loop. It outlives the
  * manager. */
-#include <bpf/bpf.h>
 #include <getopt.h>
-#include <linux/if_packet.h>
-#include <net/if.h>
-#include <net/if_arp.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/signalfd.h>
@@ -20,7 +15,7 @@
 #include <unistd.h>
 
 #include "router/control.h"
-#include "router/privileges.h"
+#include "router/nic.h"
 
 enum {
 	EVENTS_PER_TURN = 64,
@@ -30,15 +25,15 @@ enum {
 };
 
 struct options {
-	const char *run_dir, *ifname, *xskmap;
-	uint32_t queues, uid, gid;
+	struct sl_nic_conf nic;
+	uint32_t uid, gid;
 	int counters_fd;
 };
 
 struct loop {
 	struct sl_router router;
 	struct sl_control control;
-	struct sl_xsk_stats stats_base;      /* what former routers had counted */
+	struct sl_nic_stats stats_base;      /* what former routers had counted */
 	uint64_t stats_ns;                   /* when to read the kernel's counters; 0: no traffic since */
 	bool stop;
 	int status;                          /* 0, or -errno: why it had to stop */
@@ -65,8 +60,10 @@ __attribute__((format(printf, 2, 3))) static void say(const char *level, const c
 
 static int usage(void)
 {
-	fputs("usage: swarmline-router --run-dir=DIR --ifname=NAME --queues=N --xskmap=PIN --counters-fd=N "
-	      "[--uid=N] [--gid=N]\n", stderr);
+	fputs("usage: swarmline-router      --run-dir=DIR --counters-fd=N --ifname=NAME --queues=N --xskmap=PIN\n"
+	      "       swarmline-router-dpdk --run-dir=DIR --counters-fd=N --device=DEVARGS --pins=DIR [--mtu=N]\n"
+	      "                             [--eal=ARGUMENT]...\n"
+	      "       both: [--uid=N] [--gid=N]\n", stderr);
 	return -EINVAL;
 }
 
@@ -88,25 +85,34 @@ static int options_parse(struct options *o, int argc, char **argv)
 	static const struct option longs[] = {
 		{ "run-dir", 1, NULL, 'r' }, { "ifname", 1, NULL, 'i' }, { "queues", 1, NULL, 'q' },
 		{ "xskmap", 1, NULL, 'x' }, { "counters-fd", 1, NULL, 'c' }, { "uid", 1, NULL, 'u' },
-		{ "gid", 1, NULL, 'g' }, { 0 },
+		{ "gid", 1, NULL, 'g' }, { "device", 1, NULL, 'd' }, { "pins", 1, NULL, 'p' }, { "mtu", 1, NULL, 'm' },
+		{ "eal", 1, NULL, 'e' }, { 0 },
 	};
-	uint32_t fd = UINT32_MAX;
+	uint32_t fd = UINT32_MAX, nb_eal = 0;
 	int opt, err = 0;
 
 	*o = (struct options){ .uid = 65534, .gid = 65534 };
 	while (!err && (opt = getopt_long(argc, argv, "", longs, NULL)) != -1)
 		switch (opt) {
-		case 'r': o->run_dir = optarg; break;
-		case 'i': o->ifname = optarg; break;
-		case 'x': o->xskmap = optarg; break;
-		case 'q': err = number_parse(optarg, SL_QUEUES_MAX, &o->queues); break;
+		case 'r': o->nic.run_dir = optarg; break;
+		case 'i': o->nic.ifname = optarg; break;
+		case 'x': o->nic.xskmap = optarg; break;
+		case 'q': err = number_parse(optarg, SL_QUEUES_MAX, &o->nic.queues); break;
+		case 'd': o->nic.device = optarg; break;
+		case 'p': o->nic.pins = optarg; break;
+		case 'm': err = number_parse(optarg, SL_RTR_MTU_MAX, &o->nic.mtu); break;
+		case 'e':
+			err = nb_eal < SL_NIC_EAL_MAX ? 0 : -E2BIG;
+			if (!err)
+				o->nic.eal[nb_eal++] = optarg;
+			break;
 		case 'c': err = number_parse(optarg, INT32_MAX, &fd); break;
 		case 'u': err = number_parse(optarg, UINT32_MAX - 1, &o->uid); break;
 		case 'g': err = number_parse(optarg, UINT32_MAX - 1, &o->gid); break;
 		default: err = -EINVAL;
 		}
 	o->counters_fd = (int)fd;
-	if (err || optind != argc || !o->run_dir || !o->ifname || !o->xskmap || !o->queues || fd == UINT32_MAX)
+	if (err || optind != argc || !o->nic.run_dir || !sl_nic_conf_is_complete(&o->nic) || fd == UINT32_MAX)
 		return usage();
 	return 0;
 }
@@ -126,69 +132,6 @@ static int counters_open(struct sl_router *r, int fd)
 	close(fd);
 	sl_count_attach(&r->count, mem, (uint32_t)getpid(), r->start_ns);
 	return 0;
-}
-
-/* Reads the NIC's address and MTU, and makes it receive all multicast as long as this process lives: neighbour
- * solicitations for virtual IPs go to groups that the kernel did not join. */
-static int link_open(struct sl_router *r, const char *ifname)
-{
-	int fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0);
-	struct packet_mreq all = { .mr_type = PACKET_MR_ALLMULTI };
-	struct ifreq ifr = { 0 };
-
-	if (fd < 0)
-		return -errno;
-	if (strlen(ifname) >= sizeof(ifr.ifr_name))
-		return -ENODEV;
-	memcpy(ifr.ifr_name, ifname, strlen(ifname));
-	if (ioctl(fd, SIOCGIFMTU, &ifr))
-		return -errno;
-	r->mtu = (uint32_t)ifr.ifr_mtu;
-	if (ioctl(fd, SIOCGIFHWADDR, &ifr))
-		return -errno;
-	if (ifr.ifr_hwaddr.sa_family != ARPHRD_ETHER)
-		return -EPROTONOSUPPORT;
-	memcpy(r->mac, ifr.ifr_hwaddr.sa_data, 6);
-	all.mr_ifindex = (int)if_nametoindex(ifname);
-	return setsockopt(fd, SOL_PACKET, PACKET_ADD_MEMBERSHIP, &all, sizeof(all)) ? -errno : 0;
-}
-
-static const char *nic_hint(int err)
-{
-	switch (err) {
-	case -EBUSY: return "another program has this queue's AF_XDP socket: end it";
-	case -EINVAL: return "no such queue, or no AF_XDP in this driver: lower the number of queues";
-	case -EOPNOTSUPP: return "MTU above 3818 needs AF_XDP multi-buffer, Linux 6.6: lower the MTU or the queues";
-	case -EMSGSIZE: return "MTU above 9216 is not supported: lower it";
-	case -E2BIG: return "the XSKMAP has fewer entries than queues";
-	case -ENOBUFS:
-	case -ENOMEM: return "no memory: fewer queues, or more huge pages";
-	default: return "root rights and an interface with AF_XDP are needed";
-	}
-}
-
-static int nics_open(struct sl_router *r, const struct options *o)
-{
-	struct sl_xsk_conf conf = { .ifname = o->ifname, .mtu = r->mtu };
-	int err = 0;
-
-	conf.xskmap_fd = bpf_obj_get(o->xskmap);
-	if (conf.xskmap_fd < 0) {
-		say("error", "event=start xskmap=%s error=\"%s\" hint=\"load the classifier first\"", o->xskmap,
-		    strerror(errno));
-		return -errno;
-	}
-	for (conf.queue = 0; !err && conf.queue < o->queues; conf.queue++) {
-		err = sl_port_xsk_open(&conf, &r->nic[conf.queue]);
-		if (!err)
-			err = sl_event_add(r->epoll_fd, r->nic[conf.queue]->fd, SL_EVENT_NIC, conf.queue);
-		if (err)
-			say("error", "event=start ifname=%s queue=%u mtu=%u error=\"%s\" hint=\"%s\"", o->ifname,
-			    conf.queue, r->mtu, strerror(-err), nic_hint(err));
-	}
-	r->nb_nic = (uint16_t)o->queues;
-	close(conf.xskmap_fd);
-	return err;
 }
 
 static int signals_open(struct sl_router *r)
@@ -228,27 +171,32 @@ static int step(const char *what, int err)
 static int start(struct loop *l, const struct options *o)
 {
 	struct sl_router *r = &l->router;
-	char path[4096];
+	char path[4096], why[SL_NIC_WHY_LEN];
 	uint64_t seed[2];
 
 	r->start_ns = sl_now_ns();
 	r->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	if (r->epoll_fd < 0 || getrandom(seed, sizeof(seed), 0) != sizeof(seed))
 		return step("begin", -errno);
-	if (step("counters", counters_open(r, o->counters_fd)) || step("interface", link_open(r, o->ifname)) ||
-	    nics_open(r, o) || step("signals", signals_open(r)))
+	if (step("counters", counters_open(r, o->counters_fd)))
 		return -1;
-	l->stats_base = (struct sl_xsk_stats){
+	if (sl_nic_open(r, &o->nic, why)) {
+		say("error", "event=start %s", why);
+		return -1;
+	}
+	if (step("signals", signals_open(r)))
+		return -1;
+	l->stats_base = (struct sl_nic_stats){
 		r->count.total[SL_RTR_NIC_DROPPED], r->count.total[SL_RTR_NIC_RING_FULL],
 		r->count.total[SL_RTR_NIC_FILL_EMPTY],
 	};
 	sl_neighs_init(&r->neighs, &r->net, r->nic[0], &r->count, r->mac, seed);
-	snprintf(path, sizeof(path), "%s/router.sock", o->run_dir);
+	snprintf(path, sizeof(path), "%s/router.sock", o->nic.run_dir);
 	if (step("control", sl_control_open(&l->control, r, path)) ||
-	    step("vhost", vhost_folder_enter(o->run_dir)) ||
-	    step("privileges", sl_privileges_drop(o->uid, o->gid)))
+	    step("vhost", vhost_folder_enter(o->nic.run_dir)) ||
+	    step("privileges", sl_privileges_drop(o->uid, o->gid, sl_nic_privileges)))
 		return -1;
-	say("info", "event=ready ifname=%s queues=%u mtu=%u uid=%u", o->ifname, o->queues, r->mtu, o->uid);
+	say("info", "event=ready nic=%s queues=%u mtu=%u uid=%u", sl_nic_name(&o->nic), r->nb_nic, r->mtu, o->uid);
 	return 0;
 }
 
@@ -303,12 +251,11 @@ static void event_handle(struct loop *l, uint64_t what, uint64_t now_ns)
 static void stats_read(struct loop *l)
 {
 	struct sl_router *r = &l->router;
-	struct sl_xsk_stats sum = l->stats_base, s;
+	struct sl_nic_stats sum = l->stats_base, s;
 	uint32_t q;
 
 	for (q = 0; q < r->nb_nic; q++) {
-		if (sl_port_xsk_stats(r->nic[q], &s))
-			continue;
+		r->nic[q]->ops->stats(r->nic[q], &s);
 		sum.dropped += s.dropped;
 		sum.ring_full += s.ring_full;
 		sum.fill_empty += s.fill_empty;
@@ -385,8 +332,8 @@ int main(int argc, char **argv)
 	stats_read(l);
 	sl_count_commit(&l->router.count);
 	if (l->status)
-		say("error", "event=stopped ifname=%s error=\"the interface is gone\" "
-		    "hint=\"start again when it is back\"", o.ifname);
+		say("error", "event=stopped nic=%s error=\"the interface is gone\" "
+		    "hint=\"start again when it is back\"", sl_nic_name(&o.nic));
 	else
 		say("info", "event=stopped");
 	/* the kernel takes sockets, memory and map entries back at exit */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <fcntl.h>
 #include <grp.h>
+#include <linux/bpf.h>
 #include <linux/capability.h>
 #include <linux/if_tun.h>
 #include <seccomp.h>
@@ -58,8 +59,29 @@ static int identity_drop(uid_t uid, gid_t gid)
 	return setuid(0) ? 0 : -EPERM;
 }
 
-static int syscalls_limit(void)
+/* What the tested drivers of DPDK and the classifier in user space call beyond the rest. */
+static int library_allow(scmp_filter_ctx ctx)
 {
+	static const int plain[] = {
+		SCMP_SYS(readv), SCMP_SYS(recvfrom), SCMP_SYS(sendmsg), SCMP_SYS(poll), SCMP_SYS(ppoll), SCMP_SYS(futex),
+		SCMP_SYS(nanosleep), SCMP_SYS(clock_nanosleep), SCMP_SYS(sched_yield),
+		SCMP_SYS(gettid), SCMP_SYS(madvise), SCMP_SYS(exit),
+	};
+	/* on maps that are open already: services are read again, counters written */
+	static const int bpf[] = { BPF_MAP_LOOKUP_BATCH, BPF_MAP_UPDATE_ELEM, BPF_OBJ_GET_INFO_BY_FD };
+	int err = seccomp_attr_set(ctx, SCMP_FLTATR_CTL_TSYNC, 1);
+	size_t i;
+
+	for (i = 0; !err && i < sl_nb(plain); i++)
+		err = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, plain[i], 0);
+	for (i = 0; !err && i < sl_nb(bpf); i++)
+		err = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(bpf), 1, SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)bpf[i]));
+	return err;
+}
+
+static int syscalls_limit(enum sl_privileges_kind kind)
+{
+	bool is_own = kind == SL_PRIVILEGES_OWN;
 	static const int plain[] = {
 		SCMP_SYS(read), SCMP_SYS(write), SCMP_SYS(writev), SCMP_SYS(sendto), SCMP_SYS(recvmsg),
 		SCMP_SYS(epoll_wait), SCMP_SYS(epoll_pwait), SCMP_SYS(epoll_ctl), SCMP_SYS(accept4), SCMP_SYS(close),
@@ -70,7 +92,7 @@ static int syscalls_limit(void)
 		SCMP_SYS(connect), SCMP_SYS(preadv2), SCMP_SYS(fstat), SCMP_SYS(newfstatat),
 	};
 	static const int fcntls[] = { F_GETFL, F_SETFL, F_GET_SEALS };
-	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_KILL_PROCESS);
+	scmp_filter_ctx ctx = seccomp_init(is_own ? SCMP_ACT_KILL_PROCESS : SCMP_ACT_ERRNO(EPERM));
 	int err = ctx ? 0 : -ENOMEM;
 	size_t i;
 
@@ -86,17 +108,19 @@ static int syscalls_limit(void)
 	if (!err)
 		err = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1,
 				       SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
+	if (!err && !is_own)
+		err = library_allow(ctx);
 	if (!err)
 		err = seccomp_load(ctx);
 	seccomp_release(ctx);
 	return err;
 }
 
-int sl_privileges_drop(uid_t uid, gid_t gid)
+int sl_privileges_drop(uid_t uid, gid_t gid, enum sl_privileges_kind kind)
 {
 	int err = limits_set();
 
 	if (!err)
 		err = identity_drop(uid, gid);
-	return err ? err : syscalls_limit();
+	return err ? err : syscalls_limit(kind);
 }

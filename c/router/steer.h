@@ -3,6 +3,7 @@
 #ifndef SL_STEER_H
 #define SL_STEER_H
 
+#include "classifier/classifier.h"
 #include "router/count.h"
 #include "router/neigh.h"
 #include "router/net.h"
@@ -20,6 +21,7 @@ struct sl_router {
 	struct sl_count count;
 	struct sl_neighs neighs;
 	struct sl_tap_bufs tap_bufs;
+	struct sl_classifier *classifier;        /* NULL: the kernel runs it */
 	int epoll_fd;
 	uint64_t start_ns;
 };

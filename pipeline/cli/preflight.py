@@ -10,10 +10,11 @@ import ssl
 from pathlib import Path
 
 from pipeline.errors import ConfigError, HostError, NamespaceError
-from pipeline.host import namespaces
+from pipeline.host import namespaces, processes
 from pipeline.host.access import group_id
 from pipeline.host.edges import pages_needed
-from pipeline.host.nic import nic_facts
+from pipeline.host.nic import facts_of
+from pipeline.host.router import PROGRAM_DPDK
 from pipeline.instances.guests import Guests, check
 from pipeline.policy.config import Config, parse_config
 from pipeline.policy.model import Edge
@@ -57,7 +58,9 @@ def rights() -> None:
 
 def machine(value: Config) -> int:
     """The interface, its namespace, TUN, AF_XDP. Returns how many hugepages the edges want."""
-    nic = nic_facts(value.nic.netns, value.nic.interface)
+    nic = facts_of(value.nic)
+    if value.nic.devargs:
+        _dpdk()
     if not nic.up:
         raise NamespaceError(f"interface {nic.name} is down", hint=f"`ip link set {nic.name} up`")
     if nic.native_xdp is False:
@@ -76,6 +79,15 @@ def machine(value: Config) -> int:
 def guests(value: Config) -> Guests | None:
     """Image, memory and accelerator of virtual machines; None if there are none."""
     return check(value.layers)
+
+
+def _dpdk() -> None:
+    """The router for DPDK is there only if DPDK was there when it was built."""
+    try:
+        processes.program(PROGRAM_DPDK)
+    except HostError as error:
+        raise HostError("swarmline was built without DPDK",
+                        hint="install libdpdk-dev, then build and install again") from error
 
 
 def _ports_free(value: Config) -> None:

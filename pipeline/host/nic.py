@@ -16,7 +16,7 @@ from pyroute2 import IPRoute
 
 from pipeline.errors import NamespaceError
 from pipeline.host import namespaces
-from pipeline.policy.model import IPAddress
+from pipeline.policy.model import IPAddress, Nic
 
 IPNetwork = IPv4Network | IPv6Network
 
@@ -25,6 +25,7 @@ ETHTOOL_GCHANNELS = 0x3C
 RT_TABLE_MAIN = 254
 RTN_UNICAST = 1
 ETHER = 1                      # ARPHRD_ETHER
+DPDK_MTU = 1500                # of a device if nothing is configured
 
 # <linux/genetlink.h>, <linux/netdev.h>
 NETLINK_GENERIC = 16
@@ -69,6 +70,16 @@ class NicFacts:
     def networks(self) -> tuple[IPNetwork, ...]:
         """Those that are directly connected."""
         return tuple(route.network for route in self.routes if route.via is None)
+
+
+def facts_of(nic: Nic) -> NicFacts:
+    """Facts of the configured NIC. Of a device that DPDK drives the kernel knows nothing: what is not configured, the
+    router tells when it has opened it.
+    """
+    if nic.interface:
+        return nic_facts(nic.netns, nic.interface)
+    return NicFacts(name=nic.devargs, ifindex=0, mac=bytes(6), mtu=nic.mtu or DPDK_MTU, rx_queues=1, up=True,
+                    kind="dpdk", routes=(), native_xdp=None, zero_copy=None)
 
 
 def nic_facts(where: namespaces.Netns, name: str) -> NicFacts:

@@ -11,8 +11,9 @@ import errno
 import os
 import time
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from ipaddress import IPv6Address
+from itertools import chain
 from mmap import mmap
 from pathlib import Path
 from socket import htons, ntohs
@@ -209,10 +210,12 @@ class Pins:
         if routing:
             self._configure("epoch", routing.epoch)
 
-    def set_table(self, service: int, slots: Sequence[int]) -> None:
+    def set_table(self, service: int, slots: Sequence[int],
+                  tell: Callable[[int, int], None] | None = None) -> None:
         """A service's Maglev table, MAGLEV_SIZE VMIDs (0: nobody): which instance a new flow gets. A fresh
         table is filled, then swapped in; when this returns no packet uses the old one any more. Flows that
-        are known stay where they are.
+        are known stay where they are. ``tell`` is given the service and the table's descriptor: for a
+        classifier that does not see the swap.
         """
         if len(slots) != MAGLEV_SIZE:
             raise ValueError(f"a table has {MAGLEV_SIZE} slots, not {len(slots)}")
@@ -224,6 +227,8 @@ class Pins:
             with mmap(fd, length) as table:
                 table[:] = data.tobytes()
             self._maps["maglev"].set(service, ffi.new("__u32 *", fd))
+            if tell:
+                tell(service, fd)
         finally:
             os.close(fd)
 
@@ -285,11 +290,11 @@ class Pins:
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
         found = [FlowEntry(_address(k.src), ntohs(k.sport), _address(k.dst), ntohs(k.dport), k.proto, f.vm_id,
                            f.service, max(now - f.since_ns, 0) / 1e9, (f.vm_id, f.gen) in valid)
-                 for k, f in (*self._maps["flows"].entries(), *self._user_flows())]
+                 for k, f in chain(self._maps["flows"].entries(), self._user_flows())]
         return sorted(found, key=lambda flow: -flow.age)
 
     def _user_flows(self) -> Iterator[tuple[Any, Any]]:
-        """Those of a router that classifies in user space."""
+        """Those of a router that classifies in user space; valid until the next one is asked for."""
         fd = lib.sl_bpf_pin_get(os.fsencode(self.root / USER_FLOWS))
         if fd == -errno.ENOENT:
             return

@@ -29,7 +29,7 @@ VARIABLES = ("SWARMLINE_", "ASAN_", "UBSAN_")
 
 # What processes of a swarm make in its folder. Nothing else is ever removed from there.
 FILES = ("*.sock", "*.log", "*.log.[0-9]*", "*.pid", "*.new", "state.json", "lock")
-FOLDERS = ("ivshmem", "instances", "vhost", "log", "keys", "bpf")
+FOLDERS = ("ivshmem", "instances", "vhost", "log", "keys", "bpf", "dpdk")
 
 
 @dataclass(frozen=True)

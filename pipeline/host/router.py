@@ -30,9 +30,10 @@ from pipeline.host.holder_client import HolderClient
 from pipeline.host.memory import sealed_memfd
 from pipeline.host.nic import Gateway
 from pipeline.host.processes import Process
-from pipeline.policy.model import IPAddress
+from pipeline.policy.model import IPAddress, Nic
 
 PROGRAM = "swarmline-router"
+PROGRAM_DPDK = "swarmline-router-dpdk"
 ROUTER_UID = 699_999           # user and group; those of instances begin above
 START_TIMEOUT = 10.0           # seconds until a new router answers
 ANSWER_TIMEOUT = 2.0
@@ -46,13 +47,22 @@ COUNTER_NAMES: Mapping[int, str] = MappingProxyType({
 
 @dataclass(frozen=True)
 class RouterSpec:
-    """What the program is started with. ``xskmap``: the pin of the classifier's map of AF_XDP sockets."""
+    """What the program is started with. ``pins``: the folder of the classifier's."""
 
     run_dir: Path
-    netns: namespaces.Netns
-    interface: str
+    nic: Nic
     queues: int
-    xskmap: Path
+    pins: Path
+
+    @property
+    def argv(self) -> list[str]:
+        """The program for this kind of NIC, and what it must know of it."""
+        if not self.nic.devargs:
+            return [str(processes.program(PROGRAM)), f"--ifname={self.nic.interface}", f"--queues={self.queues}",
+                    f"--xskmap={self.pins / 'xsks'}"]
+        mtu = [f"--mtu={self.nic.mtu}"] if self.nic.mtu else []
+        return [str(processes.program(PROGRAM_DPDK)), f"--device={self.nic.devargs}", f"--pins={self.pins}",
+                *mtu, *(f"--eal={word}" for word in self.nic.eal)]
 
     @property
     def log_path(self) -> Path:
@@ -129,9 +139,7 @@ class Router:
         """
         self.close()
         counters = self._counters_fd()
-        argv = [str(processes.program(PROGRAM)), processes.run_dir_argument(self._spec.run_dir),
-                f"--ifname={self._spec.interface}", f"--queues={self._spec.queues}",
-                f"--xskmap={self._spec.xskmap}", f"--counters-fd={counters}",
+        argv = [*self._spec.argv, processes.run_dir_argument(self._spec.run_dir), f"--counters-fd={counters}",
                 f"--uid={ROUTER_UID}", f"--gid={ROUTER_UID}"]
         self._spec.log_path.parent.mkdir(mode=0o700, exist_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
@@ -139,7 +147,7 @@ class Router:
             log = os.open(self._spec.log_path, flags, 0o600)
             try:
                 child = namespaces.spawn_in(
-                    self._spec.netns, argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/",
+                    self._spec.nic.netns, argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/",
                     pass_fds=(counters,), start_new_session=True, env=processes.environment())
             finally:
                 os.close(log)
@@ -256,6 +264,11 @@ class Router:
         vhost.folder_remove(self._spec.run_dir, vm_id)
         with suppress(_NoRouter):
             self._ports_del()
+
+    def table_set(self, service: int, table: int) -> None:
+        """Gives a router that classifies by itself another table. A router that is started reads them itself."""
+        with suppress(_NoRouter):
+            self._request(lib.SL_RTR_TABLE_SET, table, slot=service)
 
     # ---- counters
 

@@ -111,6 +111,9 @@ _PATH = Kind("a path", lambda value: PurePath(text_like(r"[^\0]+", "").parse(val
 _FILE = text_like(r"(?!\.{1,2}$)[^/\0]{1,63}", "a file's name")
 _NAME = text_like(rf"[a-z][a-z0-9-]{{0,{NAME_LEN - 2}}}", f"a-z, 0-9 and -, at most {NAME_LEN - 1} characters")
 _DEVICE = text_like(r"(?!\.{1,2}$)[^\s/:]{1,15}", "an interface's name, at most 15 characters")
+_DEVARGS = text_like(r"[0-9A-Za-z][^\s\0]{3,255}",
+                     'what EAL calls the device, such as "0000:01:00.0", or "net_af_packet0,iface=eth0"')
+_EAL = text_like(r"-[^\s\0]{1,255}", 'an argument of EAL, such as "--log-level=8"')
 _NETNS = text_like(r"(?!\.{1,2}$)[^\s/]{1,255}", "a name as `ip netns` shows it")
 _HOST = text_like(r"(?=.{1,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?",
               "a host name in lower case")
@@ -157,16 +160,21 @@ def _config(root: Table, file: str) -> Config:
 
 
 def _nic(table: Table) -> Nic:
+    dpdk = table.take("driver", choice("xdp", "dpdk"), "xdp") == "dpdk"
     nic = Nic(
-        interface=table.take("interface", _DEVICE, Nic.interface, required=True),
+        interface="" if dpdk else table.take("interface", _DEVICE, Nic.interface, required=True),
+        devargs=table.take("devargs", _DEVARGS, "", required=True) if dpdk else "",
+        eal=table.take("eal", several(_EAL, most=16), ()) if dpdk else (),
         netns=table.take("netns", _NETNS, ""),
         mtu=table.take("mtu", integer(1280, 9000), None),
-        queues=table.take("queues", integer(1, 64), None),
+        queues=table.take("queues", integer(1, 1 if dpdk else 64), None),
         networks=table.take("networks", several(_NETWORK), ()),
         gateways=table.take("gateways", several(_ADDRESS), ()))
     for gateway in nic.gateways:
         if nic.networks and not any(gateway in network for network in nic.networks):
             table.note("gateways", f"{gateway} is in none of nic.networks", "a gateway is a direct neighbour")
+    if dpdk and not nic.networks:
+        table.note("networks", "is missing", "the kernel does not know the networks of a NIC that DPDK drives")
     table.close()
     return nic
 

@@ -233,14 +233,21 @@ class Layer:
 
 @dataclass(frozen=True)
 class Nic:
-    """The interface that the classifier is attached to. None and () mean: as the kernel has it."""
+    """Where frames come from: an interface that the classifier is attached to, or a device that DPDK drives. None
+    and () mean: as the kernel has it."""
 
-    interface: str = "sl-nic0"
+    interface: str = "sl-nic0"     # empty: DPDK
     netns: str = ""                # name of its network namespace; empty: the manager's own
     mtu: int | None = None
     queues: int | None = None
     networks: tuple[IPv4Network | IPv6Network, ...] = ()
     gateways: tuple[IPAddress, ...] = ()
+    devargs: str = ""              # DPDK: the device and its arguments
+    eal: tuple[str, ...] = ()      # DPDK: further arguments for EAL
+
+    @property
+    def label(self) -> str:
+        return self.interface or self.devargs
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -104,6 +105,11 @@ def _kvm() -> str:
     return ""
 
 
+def _dpdk() -> str:
+    program = shutil.which("swarmline-router-dpdk", path=Path(sys.executable).parent)
+    return "" if program else "swarmline was built without DPDK (libdpdk-dev)"
+
+
 _PROBES: dict[str, Callable[[], str]] = {
     "root": _root,
     "netns": _netns,
@@ -111,6 +117,7 @@ _PROBES: dict[str, Callable[[], str]] = {
     "hugepages": _hugepages,
     "qemu": _qemu,
     "kvm": _kvm,
+    "dpdk": _dpdk,
 }
 
 NEEDS = tuple(_PROBES)

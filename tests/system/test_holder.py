@@ -30,7 +30,7 @@ from pipeline.host.router import Router, RouterSpec
 from pipeline.host.tap import TapSpec, tap_create
 from pipeline.instances.driver import EdgeGrant, InstanceSpec, Running
 from pipeline.instances.process import UID_BASE, ProcessDriver
-from pipeline.policy.model import Edge, LayerId, Side, VmState
+from pipeline.policy.model import Edge, LayerId, Nic, Side, VmState
 
 pytestmark = [pytest.mark.root, pytest.mark.netns]
 
@@ -447,7 +447,7 @@ def test_taps_that_cannot_be(netns: Callable[[], str]) -> None:
 @pytest.fixture
 def router(holder: HolderClient, run_dir: Path, netns: Callable[[], str],
            monkeypatch: pytest.MonkeyPatch) -> Iterator[Router]:
-    made = Router(RouterSpec(run_dir, netns(), "sl-nic0", 2, Path("/nonexistent/xsks")), holder)
+    made = Router(RouterSpec(run_dir, Nic("sl-nic0", netns()), 2, Path("/nonexistent")), holder)
     monkeypatch.setattr("pipeline.host.router.ANSWER_TIMEOUT", 0.2)
     yield made
     made.close()
@@ -470,7 +470,7 @@ def test_router_learns_and_learns_again(router: Router, holder: HolderClient, ne
         facts = await router.start()
         assert router.process
         assert (facts.queues, facts.mtu, facts.pid) == (2, 1500, router.process.pid)
-        assert namespaces.identity(facts.pid) == namespaces.identity(router._spec.netns)
+        assert namespaces.identity(facts.pid) == namespaces.identity(router._spec.nic.netns)
         router.vips_set({0: IPv4Address("10.77.0.10"), 3: IPv6Address("fd77::10")})
         router.nets_set([Gateway(ip_network("10.77.0.0/24"), None),
                          Gateway(ip_network("0.0.0.0/0"), IPv4Address("10.77.0.1"))])

@@ -274,6 +274,7 @@ def test_ping_tells_the_link(rig: Rig) -> None:
         ("VIP_ADD", {"slot": 3, "addr": cast("224.0.0.1")}, errno.EINVAL),
         ("VIP_ADD", {"slot": 3, "addr": cast(VIP4)}, errno.EEXIST),
         ("VIP_DEL", {"slot": 3}, errno.ENOENT),
+        ("TABLE_SET", {"slot": 0}, errno.EINVAL),  # no descriptor
         ("NET_ADD", {"addr": cast("10.77.0.1"), "prefix_len": 120}, errno.EINVAL),
         ("NET_ADD", {"addr": cast("fd77::"), "prefix_len": 129}, errno.EINVAL),
         ("NET_ADD", {"addr": cast("fd99::"), "prefix_len": 64, "gateway": cast("10.77.0.2")}, errno.EINVAL),

@@ -27,6 +27,9 @@ self_signed = "a.test"
 [layer.app]
 echo = true
 """
+DPDK = SMALL.replace(
+    'interface = "eth0"', 'driver = "dpdk"\ndevargs = "0000:01:00.0"\neal = "-l1"\nnetworks = "10.0.0.0/24"'
+)
 
 
 def problems(text: str) -> list[ConfigError]:
@@ -75,6 +78,11 @@ def test_example() -> None:
         "robots.txt",
     }
     assert (config.nic.interface, config.nic.netns) == ("sl-nic0", "sl-host")
+
+
+def test_a_nic_of_dpdk() -> None:
+    nic = parse_config(DPDK, "f").nic
+    assert (nic.interface, nic.devargs, nic.label, nic.eal) == ("", "0000:01:00.0", "0000:01:00.0", ("-l1",))
 
 
 def test_defaults() -> None:
@@ -157,6 +165,12 @@ WRONG = {
     "missing": (changed('interface = "eth0"', ""), 1, "nic.interface", "is missing", "at most 15"),
     "interface's length": (changed("eth0", "e" * 16), 2, "nic.interface", "at most 15", ""),
     "interface ..": (changed("eth0", ".."), 2, "nic.interface", "found", ""),
+    "device": (DPDK.replace("0000:01:00.0", "x"), 3, "nic.devargs", "what EAL calls", ""),
+    "no device": (DPDK.replace("devargs", "# "), 1, "nic.devargs", "is missing", "EAL"),
+    "no networks": (DPDK.replace("networks", "# "), 1, "nic.networks", "is missing", "the kernel does not know"),
+    "DPDK and an interface": (DPDK.replace("devargs", 'interface = "x"\ndevargs'), 3, "nic.interface", "unknown", ""),
+    "DPDK's queues": (DPDK.replace("devargs", "queues = 2\ndevargs"), 3, "nic.queues", "allowed: 1 to 1", ""),
+    "EAL's arguments": (DPDK.replace("-l1", "l1"), 4, "nic.eal", "an argument of EAL", ""),
     "a table is needed": ("nic = 3\n" + SMALL.partition("\n")[2].partition("\n")[2], 1, "nic", "a table", ""),
     "an array of tables is needed": (
         changed("[[service]]", "[service]"),

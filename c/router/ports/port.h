@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A port: where frames come from and go to, as one struct of functions. One file here per kind: xsk (the NIC), tap
- * (process instances), null (tests). Ports belong to the router's one thread; no function blocks, none allocates or
+/* A port: where frames come from and go to, as one struct of functions. One file here per kind: xsk and dpdk (the NIC),
+ * tap (process instances), vhost (virtual machines), null (tests). Ports belong to the router's one thread; no function blocks, none allocates or
  * logs after open. */
 #ifndef SL_PORT_H
 #define SL_PORT_H
@@ -30,6 +30,13 @@ struct sl_frame {
 
 struct sl_port;
 
+/* Counted by whoever drives the NIC. */
+struct sl_nic_stats {
+	uint64_t dropped;         /* frame too long, or broken */
+	uint64_t ring_full;       /* the router was too slow to take it */
+	uint64_t fill_empty;      /* no buffer to receive into */
+};
+
 struct sl_port_ops {
 	/* Returns how many frames it put into frames[], at most nb (and SL_BURST); 0: nothing there, or port->error
 	 * says why. Their bytes may be changed in place and live until the next rx_burst of this port (tap: of any tap
@@ -42,6 +49,9 @@ struct sl_port_ops {
 	uint32_t (*tx_burst)(struct sl_port *port, const struct sl_frame *frames, uint32_t nb);
 	/* Releases everything, port too; NULL is fine through sl_port_close. */
 	void (*close)(struct sl_port *port);
+	/* What was lost in front of the port since it was opened; called about once a second while there is traffic. Only
+	 * ports on a NIC have it. */
+	void (*stats)(struct sl_port *port, struct sl_nic_stats *ret);
 };
 
 struct sl_port {
@@ -67,11 +77,6 @@ struct sl_xsk_conf {
 	int xskmap_fd;            /* the classifier's XSKMAP: the socket is put at index queue. Not kept */
 };
 
-/* What the kernel counted for one AF_XDP socket since it was opened. */
-struct sl_xsk_stats {
-	uint64_t dropped, ring_full, fill_empty;
-};
-
 enum { SL_XSK_SINGLE_MTU = 4096 - 256 - SL_ETH_LEN - SL_VLAN_MAX };   /* largest that needs no multi-buffer support */
 
 /* An AF_XDP socket in copy mode on one queue of a NIC, with memory of its own (huge pages if there are any). Needs
@@ -81,7 +86,6 @@ enum { SL_XSK_SINGLE_MTU = 4096 - 256 - SL_ETH_LEN - SL_VLAN_MAX };   /* largest
  * mtu above SL_XSK_SINGLE_MTU and the kernel has no AF_XDP multi-buffer (Linux 6.6); -EMSGSIZE: mtu above
  * SL_RTR_MTU_MAX; others from the kernel. */
 int sl_port_xsk_open(const struct sl_xsk_conf *conf, struct sl_port **ret);
-int sl_port_xsk_stats(struct sl_port *port, struct sl_xsk_stats *ret);
 
 /* Receive memory that all taps of a router share: a tap's frames are dead once another tap receives. Each buffer has
  * SL_VLAN_MAX bytes of room before the frame, so that tags can be put in without moving it. */

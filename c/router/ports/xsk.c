@@ -204,6 +204,15 @@ static uint32_t xsk_tx_burst(struct sl_port *port, const struct sl_frame *frames
 	return i;
 }
 
+static void xsk_stats(struct sl_port *port, struct sl_nic_stats *ret)
+{
+	struct xdp_statistics st = { 0 };
+	socklen_t len = sizeof(st);
+
+	getsockopt(port->fd, SOL_XDP, XDP_STATISTICS, &st, &len);
+	*ret = (struct sl_nic_stats){ st.rx_dropped, st.rx_ring_full, st.rx_fill_ring_empty_descs };
+}
+
 /* ---- open and close ---------------------------------------------------------------------------------------------- */
 
 static void xsk_close(struct sl_port *port)
@@ -277,7 +286,7 @@ static int queue_start(struct sl_xsk *x, const struct sl_xsk_conf *conf)
 
 int sl_port_xsk_open(const struct sl_xsk_conf *conf, struct sl_port **ret)
 {
-	static const struct sl_port_ops ops = { xsk_rx_burst, xsk_tx_burst, xsk_close };
+	static const struct sl_port_ops ops = { xsk_rx_burst, xsk_tx_burst, xsk_close, xsk_stats };
 	struct sl_xsk *x;
 	int err;
 
@@ -301,16 +310,5 @@ int sl_port_xsk_open(const struct sl_xsk_conf *conf, struct sl_port **ret)
 		return err;
 	}
 	*ret = &x->port;
-	return 0;
-}
-
-int sl_port_xsk_stats(struct sl_port *port, struct sl_xsk_stats *ret)
-{
-	struct xdp_statistics st = { 0 };
-	socklen_t len = sizeof(st);
-
-	if (getsockopt(port->fd, SOL_XDP, XDP_STATISTICS, &st, &len))
-		return -errno;
-	*ret = (struct sl_xsk_stats){ st.rx_dropped, st.rx_ring_full, st.rx_fill_ring_empty_descs };
 	return 0;
 }

@@ -49,7 +49,9 @@ INSTANCE = _object(
     latency=_said(_list(COUNT), "How many answers took 2^n to 2^(n + 1) µs."), counters=COUNTS, error=TEXT)
 ROUTE = _object(vm_id=VM_ID, weight=_said(COUNT, "Share of new flows; 0: none."), load=SHARE, state=STATE)
 PORT = _object(in_packets=COUNT, in_bytes=COUNT, out_packets=COUNT, out_bytes=COUNT, in_dropped=COUNT,
-               out_dropped=COUNT)
+               out_dropped=COUNT, violations=_said(COUNT, "Of a virtual machine and its virtio-net device."),
+               violation=_said(TEXT, "The last one's name."),
+               link=_said(TEXT, "waiting, up, quarantine; empty: needs none."))
 
 SCHEMAS: dict[str, Schema] = {
     "Status": _object(

@@ -146,8 +146,45 @@ enum sl_rtr_counter {
 	SL_RTR_NIC_RING_FULL = 33,        /* the same: the router was too slow to take it */
 	SL_RTR_NIC_FILL_EMPTY = 34,       /* the same: no free chunk to receive into */
 	SL_RTR_DROP_REFUSAL = 35,         /* a reset that answers a SYN: its instance is dying, the next SYN finds another */
-	SL_RTR_COUNTER_NB = 36,
+	SL_RTR_LINK_UP = 36,              /* links of virtual machines that came up */
+	SL_RTR_LINK_LOST = 37,            /* that ended, for whatever reason */
+	SL_RTR_VIOLATION = 38,            /* by guests or their QEMUs, each of which ended a ring or a link */
+	SL_RTR_COUNTER_NB = 39,
 	SL_RTR_COUNTER_CAP = 56,          /* room for more names without a new layout */
+};
+
+/* State of a port's link. */
+enum sl_rtr_link {
+	SL_RTR_LINK_NONE = 0,             /* it needs none: a tap */
+	SL_RTR_LINK_WAITING = 1,          /* for the virtual machine */
+	SL_RTR_LINK_IS_UP = 2,
+	SL_RTR_LINK_QUARANTINE = 3,       /* after a violation, for 0.1 to 10 s, longer each time */
+};
+
+/* Why a virtual machine's ring is stopped until its driver starts it again (RING_, but not SETUP), or why its link was
+ * ended (all others). */
+enum sl_rtr_violation {
+	SL_RTR_VIOLATION_NONE = 0,
+	SL_RTR_VIOLATION_RING_JUMP = 1,        /* more buffers made available than the ring holds */
+	SL_RTR_VIOLATION_RING_INDEX = 2,       /* a descriptor's number beyond the ring */
+	SL_RTR_VIOLATION_RING_CHAIN = 3,       /* a chain that loops or is too long */
+	SL_RTR_VIOLATION_RING_FLAGS = 4,       /* indirect, or readable where writable is due or reverse */
+	SL_RTR_VIOLATION_RING_LENGTH = 5,      /* a descriptor without length */
+	SL_RTR_VIOLATION_RING_ADDRESS = 6,     /* a range that is not inside one region */
+	SL_RTR_VIOLATION_RING_SETUP = 7,       /* ring not in the guest's memory, misaligned, no size, legacy */
+	SL_RTR_VIOLATION_MSG_HEADER = 8,       /* version, reply bit, or no such request */
+	SL_RTR_VIOLATION_MSG_REFUSED = 9,      /* a request that is not served on purpose */
+	SL_RTR_VIOLATION_MSG_SIZE = 10,
+	SL_RTR_VIOLATION_MSG_FDS = 11,         /* wrong number of descriptors, or of the wrong kind */
+	SL_RTR_VIOLATION_MSG_STATE = 12,       /* not legal now, or its feature was not negotiated */
+	SL_RTR_VIOLATION_MSG_VALUE = 13,       /* a field out of its range */
+	SL_RTR_VIOLATION_MSG_MEMORY = 14,      /* regions that overlap, exceed their file, or can not be mapped */
+	SL_RTR_VIOLATION_MEMORY_LOST = 15,     /* taken away while it was in use */
+	SL_RTR_VIOLATION_STORM_KICKS = 16,     /* far more kicks than frames */
+	SL_RTR_VIOLATION_STORM_MESSAGES = 17,
+	SL_RTR_VIOLATION_STORM_RESETS = 18,    /* rings started again and again */
+	SL_RTR_VIOLATION_STORM_LINKS = 19,     /* links ended by the peer again and again */
+	SL_RTR_VIOLATION_NB = 20,
 };
 
 /* Of one instance's port. Writer: router. Reader: manager. "in" is from the NIC to the instance. */
@@ -158,7 +195,11 @@ struct sl_rtr_port {
 	__u64 out_bytes;
 	__u64 in_dropped;    /* for this instance, but its port refused */
 	__u64 out_dropped;   /* from this instance, for any reason */
-	__u64 pad[2];
+	__u32 violations;    /* of a virtual machine */
+	__u16 violation;     /* the last one: enum sl_rtr_violation */
+	__u8 link;           /* enum sl_rtr_link, now */
+	__u8 pad;
+	__u64 pad2;
 };
 _Static_assert(sizeof(struct sl_rtr_port) == SL_CACHELINE, "a line for each port");
 

@@ -63,6 +63,7 @@ static int port_open(struct sl_router *r, const struct sl_rtr_request *q, int fd
 {
 	struct sl_port_vhost_conf conf = {
 		.server = fd >= 0, .listen_fd = fd, .vm_id = q->vm_id, .nb_pair = SL_VHOST_PAIRS_MAX, .bufs = &r->tap_bufs,
+		.bell = &r->bell,
 	};
 	char path[16];
 
@@ -110,6 +111,8 @@ void sl_control_port_del(struct sl_router *r, uint16_t vm_id)
 	/* the manager holds another descriptor of the same tap: closing ours alone would leave it in the epoll set */
 	epoll_ctl(r->epoll_fd, EPOLL_CTL_DEL, port->fd, NULL);
 	sl_port_close(port);
+	if (r->count.port[vm_id].link)
+		sl_count_port(&r->count, vm_id)->link = SL_RTR_LINK_NONE;
 	r->vm[vm_id] = NULL;
 	r->nb_vm--;
 }

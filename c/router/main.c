@@ -16,12 +16,15 @@
 
 #include "router/control.h"
 #include "router/nic.h"
+#include "router/ports/vhost.h"
+#include "router/privileges.h"
 
 enum {
 	EVENTS_PER_TURN = 64,
 	NIC_BURSTS_PER_TURN = 4,
 	STATS_NS = 1000000000,       /* how often the kernel's counters are read while there is traffic */
 	UNSENT_RETRY_MS = 1,
+	VIOLATION_NS = 100000000,    /* at most one line in this time: the counters have all of them */
 };
 
 struct options {
@@ -35,6 +38,7 @@ struct loop {
 	struct sl_control control;
 	struct sl_nic_stats stats_base;      /* what former routers had counted */
 	uint64_t stats_ns;                   /* when to read the kernel's counters; 0: no traffic since */
+	uint64_t violation_ns;               /* when the next line about a violation may be written */
 	bool stop;
 	int status;                          /* 0, or -errno: why it had to stop */
 };
@@ -148,18 +152,6 @@ static int signals_open(struct sl_router *r)
 	return fd < 0 ? -errno : sl_event_add(r->epoll_fd, fd, SL_EVENT_SIGNAL, 0);
 }
 
-/* Makes the folder of the guests' sockets and enters it: later the way there is closed to this process's user. */
-static int vhost_folder_enter(const char *run_dir)
-{
-	char path[4096];
-
-	if (snprintf(path, sizeof(path), "%s/vhost", run_dir) >= (int)sizeof(path))
-		return -ENAMETOOLONG;
-	if (mkdir(path, 0711) && errno != EEXIST)
-		return -errno;
-	return chmod(path, 0711) || chdir(path) ? -errno : 0;
-}
-
 /* Tells which step failed, so that one line is enough to mend it. */
 static int step(const char *what, int err)
 {
@@ -190,10 +182,13 @@ static int start(struct loop *l, const struct options *o)
 		r->count.total[SL_RTR_NIC_DROPPED], r->count.total[SL_RTR_NIC_RING_FULL],
 		r->count.total[SL_RTR_NIC_FILL_EMPTY],
 	};
+	sl_bell_open(&r->bell);   /* if that fails, adding a vhost-user port does */
+	if (step("memory guard", sl_guard_install()))
+		return -1;
 	sl_neighs_init(&r->neighs, &r->net, r->nic[0], &r->count, r->mac, seed);
 	snprintf(path, sizeof(path), "%s/router.sock", o->nic.run_dir);
 	if (step("control", sl_control_open(&l->control, r, path)) ||
-	    step("vhost", vhost_folder_enter(o->nic.run_dir)) ||
+	    step("vhost", sl_port_vhost_folder_enter(o->nic.run_dir)) ||
 	    step("privileges", sl_privileges_drop(o->uid, o->gid, sl_nic_privileges)))
 		return -1;
 	say("info", "event=ready nic=%s queues=%u mtu=%u uid=%u", sl_nic_name(&o->nic), r->nb_nic, r->mtu, o->uid);
@@ -215,9 +210,16 @@ static void nic_ready(struct loop *l, uint32_t queue, uint64_t now_ns)
 
 static void vm_ready(struct loop *l, uint16_t vm_id, uint64_t now_ns)
 {
+	const struct sl_rtr_port *c = &l->router.count.port[vm_id];
 	struct sl_port *vm = l->router.vm[vm_id];
+	uint32_t violations = c->violations;
 	int n = vm ? sl_steer_out(&l->router, vm, now_ns) : 0;
 
+	if (c->violations != violations && l->violation_ns <= now_ns) {
+		l->violation_ns = now_ns + VIOLATION_NS;
+		say("warning", "event=violation vm_id=%u reason=%s violations=%u", vm_id,
+		    sl_vhost_count_name(SL_VHOST_VIOLATION_FIRST + c->violation - 1u), c->violations);
+	}
 	if (n >= 0)
 		return;
 	say("warning", "event=port-lost vm_id=%u error=\"%s\"", vm_id, strerror(-n));

@@ -89,7 +89,8 @@ static int syscalls_limit(enum sl_privileges_kind kind)
 		SCMP_SYS(rt_sigreturn), SCMP_SYS(restart_syscall), SCMP_SYS(exit_group),
 		/* a vhost-user port: its own events, the peer's descriptors and memory */
 		SCMP_SYS(epoll_create1), SCMP_SYS(eventfd2), SCMP_SYS(timerfd_create), SCMP_SYS(timerfd_settime),
-		SCMP_SYS(connect), SCMP_SYS(preadv2), SCMP_SYS(fstat), SCMP_SYS(newfstatat),
+		SCMP_SYS(connect), SCMP_SYS(preadv2), SCMP_SYS(fstat), SCMP_SYS(newfstatat), SCMP_SYS(io_submit),
+		SCMP_SYS(io_getevents),
 	};
 	static const int fcntls[] = { F_GETFL, F_SETFL, F_GET_SEALS };
 	scmp_filter_ctx ctx = seccomp_init(is_own ? SCMP_ACT_KILL_PROCESS : SCMP_ACT_ERRNO(EPERM));

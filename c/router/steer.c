@@ -210,6 +210,24 @@ static void out_send(struct sl_router *r, uint16_t vm_id, const struct sl_frame 
 	sl_count_add(&r->count, SL_RTR_DROP_NIC_FULL, n - sent);
 }
 
+/* A virtual machine's link: what became of it, and violations. */
+static void link_count(struct sl_router *r, struct sl_port *vm)
+{
+	struct sl_rtr_port *c = &r->count.port[vm->vm_id];
+
+	if (c->link == vm->link && !vm->nb_violation)
+		return;
+	c = sl_count_port(&r->count, vm->vm_id);
+	sl_count_add(&r->count, SL_RTR_LINK_UP, vm->link == SL_RTR_LINK_IS_UP && c->link != vm->link);
+	sl_count_add(&r->count, SL_RTR_LINK_LOST, c->link == SL_RTR_LINK_IS_UP && c->link != vm->link);
+	sl_count_add(&r->count, SL_RTR_VIOLATION, vm->nb_violation);
+	c->link = vm->link;
+	if (vm->nb_violation)
+		c->violation = vm->violation;
+	c->violations += vm->nb_violation;
+	vm->nb_violation = 0;
+}
+
 int sl_steer_out(struct sl_router *r, struct sl_port *vm, uint64_t now_ns)
 {
 	struct sl_frame frames[SL_BURST];
@@ -235,5 +253,6 @@ int sl_steer_out(struct sl_router *r, struct sl_port *vm, uint64_t now_ns)
 		sl_count_port(&r->count, vm->vm_id)->out_dropped += oversize;
 	}
 	sl_count_add(&r->count, SL_RTR_OUT, n + oversize);
+	link_count(r, vm);
 	return vm->error ? vm->error : (int)n;
 }

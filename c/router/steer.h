@@ -8,6 +8,7 @@
 #include "router/neigh.h"
 #include "router/net.h"
 #include "router/ports/port.h"
+#include "vhost/bell.h"
 
 struct sl_router {
 	uint32_t mtu;                            /* of the NIC: bytes of IP packet */
@@ -22,6 +23,7 @@ struct sl_router {
 	struct sl_neighs neighs;
 	struct sl_tap_bufs tap_bufs;
 	struct sl_classifier *classifier;        /* NULL: the kernel runs it */
+	struct sl_bell bell;                     /* of the vhost-user ports */
 	int epoll_fd;
 	uint64_t start_ns;
 };

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What a vhost-user device counts, by name. "to" is towards the guest, "from" comes from it. Each frame given to the
  * device counts in TO_FRAMES or one of TO_DROP_; each buffer of the guest's in FROM_FRAMES or one of FROM_DROP_; each
- * violation in one of RING_ or MSG_, once, because the ring or the link ends with it. */
+ * violation in one of SL_VHOST_VIOLATIONS, once, because the ring (RING_, but not SETUP) or the link (all others) ends
+ * with it. */
 #ifndef SL_VHOST_COUNT_H
 #define SL_VHOST_COUNT_H
 
@@ -19,6 +20,15 @@
 	X(FROM_DROP_DISABLED, from_drop_disabled)       /* sent on a ring that is not enabled */ \
 	X(CALLS, calls)                                 /* interrupts given to the guest */ \
 	X(KICKS, kicks)                                 /* wake-ups by the guest */ \
+	X(STARTS, starts)                               /* of rings */ \
+	X(MESSAGES, messages) \
+	X(LINK_UP, link_up) \
+	X(LINK_LOST, link_lost)                         /* ended by the peer */ \
+	X(LINK_REFUSED, link_refused)                   /* who listens is not the owner of the socket's folder */ \
+	X(LINK_QUARANTINED, link_quarantined)           /* ended by us after a violation */ \
+	SL_VHOST_VIOLATIONS(X)
+
+#define SL_VHOST_VIOLATIONS(X) \
 	X(RING_JUMP, ring_jump)                         /* more buffers made available than the ring holds */ \
 	X(RING_INDEX, ring_index)                       /* a descriptor's number beyond the ring */ \
 	X(RING_CHAIN, ring_chain)                       /* a chain that loops or is too long */ \
@@ -33,13 +43,15 @@
 	X(MSG_STATE, msg_state)                         /* not legal now, or its feature was not negotiated */ \
 	X(MSG_VALUE, msg_value)                         /* a field out of its range */ \
 	X(MSG_MEMORY, msg_memory)                       /* regions that overlap, exceed their file, or can not be mapped */ \
-	X(LINK_UP, link_up) \
-	X(LINK_LOST, link_lost)                         /* ended by the peer */ \
-	X(LINK_REFUSED, link_refused)                   /* who listens is not the owner of the socket's folder */ \
-	X(LINK_QUARANTINED, link_quarantined)           /* ended by us after a violation */
+	X(MEMORY_LOST, memory_lost)                     /* taken away while it was in use */ \
+	X(STORM_KICKS, storm_kicks)                     /* far more kicks than frames */ \
+	X(STORM_MESSAGES, storm_messages) \
+	X(STORM_RESETS, storm_resets)                   /* rings started again and again */ \
+	X(STORM_LINKS, storm_links)                     /* links ended by the peer again and again */
 
 #define SL_VHOST_COUNT_ENUM(upper, lower) SL_VHOST_##upper,
 enum sl_vhost_count { SL_VHOST_COUNTS(SL_VHOST_COUNT_ENUM) SL_VHOST_COUNT_NB };
+enum { SL_VHOST_VIOLATION_FIRST = SL_VHOST_RING_JUMP };
 #undef SL_VHOST_COUNT_ENUM
 
 /* "to_frames" for SL_VHOST_TO_FRAMES and so on; NULL beyond the last. */

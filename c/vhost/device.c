@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include <fcntl.h>
 #include <linux/virtio_config.h>
 #include <sys/epoll.h>
-#include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -32,17 +30,6 @@ static uint32_t nb_ring(const struct sl_vhost *d)
 
 /* ---- descriptors ------------------------------------------------------------------------------------------------- */
 
-/* Anything else could block us or be mistaken: an eventfd is an anonymous inode that can be read without waiting and
- * takes no buffer shorter than 8 bytes. */
-static bool is_eventfd(int fd)
-{
-	uint32_t small;
-	struct iovec iov = { &small, sizeof(small) };
-	struct stat st;
-
-	return !fstat(fd, &st) && !(st.st_mode & S_IFMT) && preadv2(fd, &iov, 1, -1, RWF_NOWAIT) < 0 && errno == EINVAL;
-}
-
 static void fd_drop(struct sl_vhost *d, int *fd)
 {
 	if (*fd < 0)
@@ -54,17 +41,11 @@ static void fd_drop(struct sl_vhost *d, int *fd)
 	*fd = -1;
 }
 
-/* Takes the message's eventfd, if it has one, in place of *fd. It is made non-blocking, but the peer shares that flag: a
- * hostile one could clear it, fill the counter, and so hold up our next interrupt to it until it takes it. */
+/* Takes the message's eventfd, if it has one, in place of *fd. */
 static int fd_take(struct sl_vhost *d, struct sl_vu_msg *m, int *fd)
 {
-	int flags;
-
-	if (m->nb_fd) {
-		flags = fcntl(m->fds[0], F_GETFL);
-		if (!is_eventfd(m->fds[0]) || flags < 0 || fcntl(m->fds[0], F_SETFL, flags | O_NONBLOCK))
-			return SL_VHOST_MSG_FDS;
-	}
+	if (m->nb_fd && !sl_bell_fits(d->conf.bell, m->fds[0]))
+		return SL_VHOST_MSG_FDS;
 	fd_drop(d, fd);
 	if (m->nb_fd) {
 		*fd = m->fds[0];
@@ -91,12 +72,10 @@ static bool ring_locate(const struct sl_vhost *d, const struct sl_vhost_ring *r,
 
 /* The back-end before us may have been killed between showing buffers and telling of them, or have told it to another
  * descriptor. One interrupt too many does no harm. */
-static void ring_call(const struct sl_vhost_ring *r)
+static void ring_call(struct sl_vhost *d, const struct sl_vhost_ring *r)
 {
-	static const uint64_t one = 1;
-
-	if (r->call_fd >= 0 && write(r->call_fd, &one, sizeof(one)) < 0)
-		return;
+	if (r->call_fd >= 0)
+		sl_bell_ring(d->conf.bell, r->call_fd);
 }
 
 static int ring_start(struct sl_vhost *d, uint32_t index)
@@ -105,14 +84,16 @@ static int ring_start(struct sl_vhost *d, uint32_t index)
 	struct sl_vq_conf c = {
 		.size = r->size, .event_idx = d->features & BIT(VIRTIO_RING_F_EVENT_IDX),
 		.mergeable = d->features & BIT(VIRTIO_NET_F_MRG_RXBUF), .to_guest = !(index & 1),
+		.bell = d->conf.bell, .call_fd = r->call_fd, .frame_max = d->conf.frame_max,
 	};
 
 	if (!(d->features & BIT(VIRTIO_F_VERSION_1)) || !r->size || !r->has_addr || !ring_locate(d, r, &c) ||
-	    sl_vq_start(&r->vq, &c, &d->mem, d->count, d->conf.frame_max, r->call_fd))
+	    sl_vq_start(&r->vq, &c, &d->mem, d->count))
 		return SL_VHOST_RING_SETUP;
 	if (!(d->features & BIT(F_PROTOCOL_FEATURES)))
 		r->enabled = true;
-	ring_call(r);
+	ring_call(d, r);
+	d->count[SL_VHOST_STARTS]++;
 	return OK;
 }
 
@@ -236,7 +217,7 @@ static int call_set(struct sl_vhost *d, struct sl_vu_msg *m, uint32_t index)
 		return wrong;
 	r->vq.call_fd = r->call_fd;
 	if (r->vq.state == SL_VQ_STARTED)
-		ring_call(r);
+		ring_call(d, r);
 	return OK;
 }
 
@@ -341,6 +322,7 @@ int sl_vhost_message(struct sl_vhost *d, struct sl_vu_msg *m, struct sl_vu_msg *
 	int wrong = sl_vu_msg_check(m, d->protocol);
 	uint32_t i;
 
+	d->count[SL_VHOST_MESSAGES]++;
 	memset(answer, 0, sizeof(*answer));
 	if (wrong == OK)
 		wrong = message_run(d, m, answer);
@@ -367,8 +349,10 @@ void sl_vhost_kicked(struct sl_vhost *d, uint32_t i)
 	struct iovec iov = { &n, sizeof(n) };
 
 	/* not by read(): whoever shares the descriptor can make that wait */
-	if (i < nb_ring(d) && d->ring[i].kick_fd >= 0 && preadv2(d->ring[i].kick_fd, &iov, 1, -1, RWF_NOWAIT) > 0)
+	if (i < nb_ring(d) && d->ring[i].kick_fd >= 0 && preadv2(d->ring[i].kick_fd, &iov, 1, -1, RWF_NOWAIT) > 0) {
 		d->count[SL_VHOST_KICKS]++;
+		d->kicked += sl_min(n, UINT64_MAX / 2);
+	}
 }
 
 /* ---- life -------------------------------------------------------------------------------------------------------- */

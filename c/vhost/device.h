@@ -22,6 +22,7 @@ struct sl_vhost_conf {
 	uint16_t nb_pair;                 /* 1 ... SL_VHOST_PAIRS_MAX: queue pairs that are offered */
 	bool unsealed_ok;                 /* map memory files that can be cut short: only for trusted peers (tests) */
 	uint32_t frame_max;               /* bytes of a frame from the guest */
+	struct sl_bell *bell;             /* the caller's, open */
 	int epoll_fd;                     /* kicks of the guest's transmit rings are watched here; -1: not */
 	uint64_t kick_event;              /* epoll data of ring i's kick: kick_event + i */
 };
@@ -39,6 +40,7 @@ struct sl_vhost {
 	struct sl_vhost_conf conf;
 	uint64_t features, protocol;      /* negotiated */
 	uint16_t mtu;                     /* of NET_SET_MTU; 0: not set */
+	uint64_t kicked;                  /* kicks by the guest, each counted, as it says; may wrap */
 	struct sl_vhost_memory mem;
 	uint64_t count[SL_VHOST_COUNT_NB];
 	struct sl_vhost_ring ring[SL_VHOST_RINGS_MAX];   /* even: to the guest, odd: from it */

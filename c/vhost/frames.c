@@ -91,21 +91,22 @@ void sl_vq_done(struct sl_vq *q, const struct sl_vq_frame *f)
 	ring_put(q, f->id, 0, f->nb_slot);
 }
 
-uint32_t sl_vq_recv(struct sl_vq *q, struct sl_vq_buf *bufs, uint32_t nb, bool *more)
+uint32_t sl_vq_recv(struct sl_vq *q, struct sl_vq_buf *bufs, uint32_t nb, uint32_t *budget, bool *more)
 {
 	struct iovec parts[SL_VQ_SEGS], *seg;
-	uint32_t i, got = 0;
+	uint32_t got = 0;
 	int n = 0;
 
 	*more = false;
 	if (q->state != SL_VQ_STARTED)
 		return 0;
-	for (i = 0; i < nb; i++) {
+	while (got < nb && *budget) {
 		struct sl_vq_chain c = { .seg = parts, .cap = SL_VQ_SEGS };
 
 		n = from_take(q, &c, &seg);
 		if (n <= 0)
 			break;
+		--*budget;
 		if (n == 2)
 			continue;
 		bufs[got].len = (uint32_t)c.len;
@@ -113,7 +114,7 @@ uint32_t sl_vq_recv(struct sl_vq *q, struct sl_vq_buf *bufs, uint32_t nb, bool *
 		ring_put(q, c.id, 0, c.nb_slot);
 		got++;
 	}
-	*more = i == nb;
+	*more = n > 0;
 	sl_vq_flush(q);
 	return got;
 }

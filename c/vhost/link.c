@@ -97,8 +97,19 @@ static void wait_for_peer(struct sl_vhost_link *l)
 		timer_set(l, SL_VHOST_RETRY_MS);
 }
 
+static void quarantine(struct sl_vhost_link *l)
+{
+	l->dev.count[SL_VHOST_LINK_QUARANTINED]++;
+	l->penalty_ms = sl_min(sl_max(2 * l->penalty_ms, (uint32_t)SL_VHOST_PENALTY_MIN_MS),
+			       (uint32_t)SL_VHOST_PENALTY_MAX_MS);
+	l->state = SL_VHOST_QUARANTINE;
+	l->storm = (struct sl_vhost_storm){ 0 };
+	timer_set(l, l->penalty_ms);
+}
+
 static void down(struct sl_vhost_link *l, bool violated)
 {
+	int storm;
 	uint32_t i;
 
 	unwatch(l, l->sock);
@@ -110,19 +121,34 @@ static void down(struct sl_vhost_link *l, bool violated)
 	sl_vhost_reset(&l->dev);
 	if (sl_now_ns() - l->up_ns > SL_VHOST_GOOD_MS * 1000000ull)
 		l->penalty_ms = 0;
+	if (!violated) {
+		l->dev.count[SL_VHOST_LINK_LOST]++;
+		storm = sl_vhost_storm_find(&l->storm, &l->dev);
+		violated = storm >= 0;
+		if (violated)
+			l->dev.count[storm]++;
+	}
 	if (violated) {
-		l->dev.count[SL_VHOST_LINK_QUARANTINED]++;
-		l->penalty_ms = sl_min(sl_max(2 * l->penalty_ms, (uint32_t)SL_VHOST_PENALTY_MIN_MS),
-				       (uint32_t)SL_VHOST_PENALTY_MAX_MS);
-		l->state = SL_VHOST_QUARANTINE;
-		timer_set(l, l->penalty_ms);
+		quarantine(l);
 		return;
 	}
-	l->dev.count[SL_VHOST_LINK_LOST]++;
 	l->state = SL_VHOST_WAITING;
 	/* a client does not connect at once: a peer that only closes would keep us busy */
 	if (!l->server || watch(l, l->listen_fd, EVENT_LISTEN))
 		timer_set(l, SL_VHOST_RETRY_MS);
+}
+
+void sl_vhost_link_check(struct sl_vhost_link *l)
+{
+	int wrong;
+
+	if (l->state != SL_VHOST_UP)
+		return;
+	wrong = sl_vhost_memory_is_lost(&l->dev.mem) ? (int)SL_VHOST_MEMORY_LOST : sl_vhost_storm_find(&l->storm, &l->dev);
+	if (wrong < 0)
+		return;
+	l->dev.count[wrong]++;
+	down(l, true);
 }
 
 /* ---- messages ---------------------------------------------------------------------------------------------------- */
@@ -286,7 +312,7 @@ static int link_start(struct sl_vhost_link *l, const struct sl_vhost_link_conf *
 {
 	struct sl_vhost_conf dev = {
 		.nb_pair = conf->nb_pair, .unsealed_ok = conf->unsealed_ok, .frame_max = conf->frame_max,
-		.kick_event = EVENT_KICK,
+		.kick_event = EVENT_KICK, .bell = conf->bell,
 	};
 	int err;
 
@@ -315,6 +341,10 @@ int sl_vhost_link_open(const struct sl_vhost_link_conf *conf, struct sl_vhost_li
 	struct sl_vhost_link *l;
 	int err;
 
+	if (!conf->bell->context)
+		return -ENOSYS;
+	if (!conf->bell->context)
+		return -ENOSYS;
 	if (!conf->nb_pair || conf->nb_pair > SL_VHOST_PAIRS_MAX || !conf->frame_max ||
 	    (!conf->path && !(conf->server && conf->listen_fd >= 0)))
 		return -EINVAL;

@@ -6,13 +6,14 @@
  *   WAITING     UP          client: a connect succeeded, tried after SL_VHOST_RETRY_MS and then ever more
  *                           rarely, down to each SL_VHOST_RETRY_MAX_MS; server: a peer connected
  *   UP          WAITING     the peer closed; the device is reset
- *   UP          QUARANTINE  the peer violated the protocol; the device is reset
+ *   UP          QUARANTINE  the peer violated the protocol, stormed, or took its memory away; the device is reset
  *   QUARANTINE  WAITING     the penalty is over
  *   never: QUARANTINE -> UP */
 #ifndef SL_VHOST_LINK_H
 #define SL_VHOST_LINK_H
 
 #include "vhost/device.h"
+#include "vhost/storm.h"
 
 enum {
 	SL_VHOST_RETRY_MS = 20,
@@ -32,6 +33,7 @@ struct sl_vhost_link_conf {
 	uint16_t nb_pair;                 /* as in sl_vhost_conf */
 	bool unsealed_ok;
 	uint32_t frame_max;
+	struct sl_bell *bell;             /* as in sl_vhost_conf */
 };
 
 struct sl_vhost_link {
@@ -43,15 +45,19 @@ struct sl_vhost_link {
 	bool server, awake;
 	int sock, listen_fd, timer_fd, wake_fd;
 	uint64_t up_ns;
+	struct sl_vhost_storm storm;
 	uint32_t penalty_ms, retry_ms;
 	uint32_t have;                    /* bytes of msg that were read */
 	struct sl_vu_msg msg;
 };
 
-/* 0; -EINVAL: nb_pair or frame_max, or listen_fd is no UNIX stream socket that listens; -ENAMETOOLONG; -ENOMEM; others from the kernel. Client: success even if nobody is
+/* 0; -EINVAL: nb_pair or frame_max, or listen_fd is no UNIX stream socket that listens; -ENAMETOOLONG; -ENOSYS: the bell is not open; -ENOMEM; others from the kernel. Client: success even if nobody is
  * there yet. */
 int sl_vhost_link_open(const struct sl_vhost_link_conf *conf, struct sl_vhost_link **ret);
 void sl_vhost_link_close(struct sl_vhost_link *l);
+
+/* Ends the link if the guest's memory was lost, or if it storms. After each use of the rings. */
+void sl_vhost_link_check(struct sl_vhost_link *l);
 
 /* Handles what waits: kicks, messages, connections, timers; bounded. Never blocks. */
 void sl_vhost_link_poll(struct sl_vhost_link *l);

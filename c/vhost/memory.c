@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <fcntl.h>
+#include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 
@@ -23,15 +24,24 @@ static bool region_is(const struct sl_vhost_region *a, const struct sl_vu_region
 static int region_map(struct sl_vhost_region *to, const struct sl_vu_region *r, int fd, uint64_t page_len)
 {
 	uint64_t delta = r->file_off & (page_len - 1), len;
+	struct sl_guard *g;
+	int err;
 
 	if (__builtin_add_overflow(r->len, delta + page_len - 1, &len))
 		return -ERANGE;
-	len &= ~(page_len - 1);
-	to->map = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, (off_t)(r->file_off - delta));
-	if (to->map == MAP_FAILED)
-		return -errno;
-	to->map_len = len;
-	to->hva = (uint8_t *)to->map + delta;
+	g = malloc(sizeof(*g));
+	if (!g)
+		return -ENOMEM;
+	*g = (struct sl_guard){ .len = len & ~(page_len - 1) };
+	g->map = mmap(NULL, g->len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, (off_t)(r->file_off - delta));
+	if (g->map == MAP_FAILED) {
+		err = -errno;
+		free(g);
+		return err;
+	}
+	sl_guard_add(g);
+	to->guard = g;
+	to->hva = (uint8_t *)g->map + delta;
 	return 0;
 }
 
@@ -89,9 +99,22 @@ int sl_vhost_memory_remove(struct sl_vhost_memory *mem, const struct sl_vu_regio
 
 void sl_vhost_region_unmap(struct sl_vhost_region *region)
 {
-	if (region->map)
-		munmap(region->map, region->map_len);
+	if (region->guard) {
+		sl_guard_drop(region->guard);
+		munmap(region->guard->map, region->guard->len);
+		free(region->guard);
+	}
 	*region = (struct sl_vhost_region){ 0 };
+}
+
+bool sl_vhost_memory_is_lost(const struct sl_vhost_memory *mem)
+{
+	uint32_t i;
+
+	for (i = 0; i < mem->nb; i++)
+		if (mem->region[i].guard && mem->region[i].guard->lost)
+			return true;
+	return false;
 }
 
 void sl_vhost_memory_clear(struct sl_vhost_memory *mem)

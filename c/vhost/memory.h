@@ -3,11 +3,13 @@
  * sl_vhost_gpa or sl_vhost_uva has turned a whole range into a host address (hva): inside one region, or refused.
  *
  * A file that may be cut short would end this process by SIGBUS. Such a file (no F_SEAL_SHRINK) is taken note of but
- * not mapped: an address in it is as wrong as one outside of everything. */
+ * not mapped: an address in it is as wrong as one outside of everything. Only files in memory can be sealed, so no file
+ * system that answers late, or never, is touched. What a sealed file can still lose is guarded (guard.h). */
 #ifndef SL_VHOST_MEMORY_H
 #define SL_VHOST_MEMORY_H
 
 #include "base/base.h"
+#include "vhost/guard.h"
 #include "vhost/message.h"
 
 enum { SL_VHOST_REGIONS = 32 };
@@ -15,8 +17,7 @@ enum { SL_VHOST_REGIONS = 32 };
 struct sl_vhost_region {
 	uint64_t gpa, uva, len;
 	uint8_t *hva;                     /* NULL: not mapped */
-	void *map;
-	uint64_t map_len;                 /* whole pages of the file's size around [hva, hva + len) */
+	struct sl_guard *guard;           /* of the mapping: whole pages of the file's size around [hva, hva + len) */
 	uint64_t file_off, dev, ino;      /* where it is in which file */
 };
 
@@ -33,6 +34,8 @@ int sl_vhost_memory_add(struct sl_vhost_memory *mem, const struct sl_vu_region *
 /* Moves the region with these gpa, uva and length to *ret (see sl_vhost_region_unmap). -ENOENT. */
 int sl_vhost_memory_remove(struct sl_vhost_memory *mem, const struct sl_vu_region *r, struct sl_vhost_region *ret);
 void sl_vhost_region_unmap(struct sl_vhost_region *region);
+/* Whether a region went away under us: its contents are lost, for good. */
+bool sl_vhost_memory_is_lost(const struct sl_vhost_memory *mem);
 /* Unmaps everything; no ring may use it any more. */
 void sl_vhost_memory_clear(struct sl_vhost_memory *mem);
 

@@ -1,6 +1,4 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include <unistd.h>
-
 #include "vhost/ring.h"
 
 /* ---- start and stop ---------------------------------------------------------------------------------------------- */
@@ -74,13 +72,13 @@ static void position_find(struct sl_vq *q)
 	q->put_wrap = q->next_wrap;
 }
 
-int sl_vq_start(struct sl_vq *q, const struct sl_vq_conf *conf, const struct sl_vhost_memory *mem, uint64_t *count,
-		uint32_t frame_max, int call_fd)
+int sl_vq_start(struct sl_vq *q, const struct sl_vq_conf *conf, const struct sl_vhost_memory *mem, uint64_t *count)
 {
 	if (!conf->size || conf->size > SL_VQ_SIZE_MAX || (!conf->packed && (conf->size & (conf->size - 1))))
 		return -EINVAL;
 	*q = (struct sl_vq){
-		.mem = mem, .count = count, .frame_max = frame_max, .call_fd = call_fd, .size = conf->size,
+		.mem = mem, .count = count, .frame_max = conf->frame_max, .bell = conf->bell, .call_fd = conf->call_fd,
+		.size = conf->size,
 		.packed = conf->packed, .event_idx = conf->event_idx, .mergeable = conf->mergeable,
 		.to_guest = conf->to_guest, .tell_always = true, .armed = true,
 	};
@@ -143,7 +141,6 @@ static bool packed_wants_call(struct sl_vq *q)
 
 void sl_vq_flush(struct sl_vq *q)
 {
-	static const uint64_t one = 1;
 	bool wanted;
 
 	/* a ring that broke in the middle of a burst still shows what was done before */
@@ -164,9 +161,7 @@ void sl_vq_flush(struct sl_vq *q)
 	if (!wanted || q->call_fd < 0)
 		return;
 	q->count[SL_VHOST_CALLS]++;
-	/* full: the guest has not taken an earlier one, which does as well */
-	if (write(q->call_fd, &one, sizeof(one)) < 0)
-		return;
+	sl_bell_ring(q->bell, q->call_fd);
 }
 
 bool sl_vq_arm(struct sl_vq *q)

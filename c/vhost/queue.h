@@ -19,6 +19,7 @@
 #include <linux/virtio_ring.h>
 #include <sys/uio.h>
 
+#include "vhost/bell.h"
 #include "vhost/count.h"
 #include "vhost/memory.h"
 
@@ -42,6 +43,9 @@ struct sl_vq_conf {
 	uint16_t size;
 	bool packed, event_idx, mergeable;
 	bool to_guest;                    /* the guest's receive queue */
+	struct sl_bell *bell;             /* for interrupts */
+	int call_fd;                      /* -1: the guest wants none */
+	uint32_t frame_max;               /* bytes of a frame from the guest */
 };
 
 /* A buffer that goes back: the upper half of its descriptor, so that it is written by one store. */
@@ -60,6 +64,7 @@ struct sl_vq {
 	struct vring_packed_desc *slots;
 	struct vring_packed_desc_event *driver_event, *device_event;
 	uint64_t *count;                  /* SL_VHOST_COUNT_NB of them */
+	struct sl_bell *bell;
 	uint32_t frame_max;               /* bytes of a frame from the guest */
 	int call_fd;                      /* -1: the guest wants no interrupts */
 	uint16_t size;
@@ -95,8 +100,7 @@ struct sl_vq_buf {
 
 /* q must be stopped (zeroed memory is). -EINVAL: size is zero, too large, or (split) no power of two.
  * Where to go on the ring itself tells. */
-int sl_vq_start(struct sl_vq *q, const struct sl_vq_conf *conf, const struct sl_vhost_memory *mem, uint64_t *count,
-		uint32_t frame_max, int call_fd);
+int sl_vq_start(struct sl_vq *q, const struct sl_vq_conf *conf, const struct sl_vhost_memory *mem, uint64_t *count);
 /* The guest's memory moved: the same ring at other host addresses. */
 void sl_vq_move(struct sl_vq *q, const struct sl_vq_conf *conf);
 /* Flushes, stops, and returns what GET_VRING_BASE answers. */
@@ -108,8 +112,9 @@ int sl_vq_take(struct sl_vq *q, struct sl_vq_frame *f, uint32_t *budget);
 /* Gives the frame back to the guest, in the order of sl_vq_take, visible with the next flush. */
 void sl_vq_done(struct sl_vq *q, const struct sl_vq_frame *f);
 
-/* Copies up to nb frames from the guest; looks at no more than nb buffers. Flushes. *more: buffers may be left. */
-uint32_t sl_vq_recv(struct sl_vq *q, struct sl_vq_buf *bufs, uint32_t nb, bool *more);
+/* Copies up to nb frames from the guest; looks at no more than *budget buffers, and takes them off. Flushes. *more:
+ * buffers may be left. */
+uint32_t sl_vq_recv(struct sl_vq *q, struct sl_vq_buf *bufs, uint32_t nb, uint32_t *budget, bool *more);
 
 /* Copies one frame to a guest's receive queue, visible with the next flush. -EAGAIN: no free buffer; -EMSGSIZE: the next
  * buffers have no room for it; -EIO: broken. All are counted. */

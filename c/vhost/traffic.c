@@ -5,30 +5,27 @@
 #include "vhost/device.h"
 
 /* Tells the front-end, once, that a ring broke. */
-static void ring_complain(struct sl_vhost_ring *r)
+static void ring_complain(struct sl_vhost *d, struct sl_vhost_ring *r)
 {
-	static const uint64_t one = 1;
-
 	if (r->vq.state != SL_VQ_BROKEN || r->err_fd < 0)
 		return;
-	if (write(r->err_fd, &one, sizeof(one)) > 0) {
-		close(r->err_fd);
-		r->err_fd = -1;
-	}
+	sl_bell_ring(d->conf.bell, r->err_fd);
+	close(r->err_fd);
+	r->err_fd = -1;
 }
 
 uint32_t sl_vhost_recv(struct sl_vhost *d, struct sl_vq_buf *bufs, uint32_t nb, uint32_t *turn, bool *more)
 {
-	uint32_t i, n, got = 0;
+	uint32_t i, n, got = 0, budget = nb;
 	bool left;
 
 	*more = false;
-	for (i = 0; i < d->conf.nb_pair && got < nb; i++) {
+	for (i = 0; i < d->conf.nb_pair && budget; i++) {
 		struct sl_vhost_ring *r = &d->ring[2 * (*turn % d->conf.nb_pair) + 1];
 
-		n = sl_vq_recv(&r->vq, bufs + got, nb - got, &left);
+		n = sl_vq_recv(&r->vq, bufs + got, nb - got, &budget, &left);
 		*more |= left;
-		ring_complain(r);
+		ring_complain(d, r);
 		if (r->enabled) {
 			got += n;
 		} else {   /* the specification: taken and discarded */
@@ -58,7 +55,7 @@ void sl_vhost_flush(struct sl_vhost *d)
 
 	for (i = 0; i < d->conf.nb_pair; i++) {
 		sl_vq_flush(&d->ring[2 * i].vq);
-		ring_complain(&d->ring[2 * i]);
+		ring_complain(d, &d->ring[2 * i]);
 	}
 }
 

@@ -19,17 +19,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from pipeline._native import ffi, lib
 from pipeline.errors import HolderError, RouterError
-from pipeline.host import namespaces, processes, vhost
+from pipeline.host import namespaces, processes, router_counters, vhost
 from pipeline.host.control import mapped
 from pipeline.host.holder_client import HolderClient
 from pipeline.host.memory import sealed_memfd
 from pipeline.host.nic import Gateway
 from pipeline.host.processes import Process
+from pipeline.host.router_counters import PortCounters
 from pipeline.policy.model import IPAddress, Nic
 
 PROGRAM = "swarmline-router"
@@ -39,10 +39,6 @@ START_TIMEOUT = 10.0           # seconds until a new router answers
 ANSWER_TIMEOUT = 2.0
 RETRY = 0.01
 COUNTERS_KEY = "router-counters"
-COUNTERS_LEN: int = (ffi.sizeof("struct sl_rtr_counters") + 4095) & ~4095
-COUNTER_NAMES: Mapping[int, str] = MappingProxyType({
-    number: name.removeprefix("SL_RTR_").lower()
-    for number, name in ffi.typeof("enum sl_rtr_counter").elements.items() if number < lib.SL_RTR_COUNTER_NB})
 
 
 @dataclass(frozen=True)
@@ -93,18 +89,6 @@ class RouterFacts:
     mtu: int
     queues: int
     mac: bytes
-
-
-@dataclass(frozen=True)
-class PortCounters:
-    """Of one instance's port; "in" is from the NIC to the instance."""
-
-    in_packets: int
-    in_bytes: int
-    out_packets: int
-    out_bytes: int
-    in_dropped: int
-    out_dropped: int
 
 
 class _NoRouter(RouterError):
@@ -273,26 +257,17 @@ class Router:
     # ---- counters
 
     def counters(self) -> tuple[dict[str, int], dict[int, PortCounters]]:
-        """Totals by name, and the ports that ever passed or dropped a frame. Works without a living
-        router."""
+        """Totals by name, and the ports of which there is something to tell. Works without a living router."""
         fd = self._counters_fd()
         try:
-            raw = ffi.new("struct sl_rtr_counters *")
-            data = os.pread(fd, ffi.sizeof(raw[0]), 0)
+            return router_counters.read(fd)
         finally:
             os.close(fd)
-        ffi.memmove(raw, data, len(data))
-        totals = {name: raw.total[number] for number, name in COUNTER_NAMES.items()}
-        ports = {vm_id: PortCounters(p.in_packets, p.in_bytes, p.out_packets, p.out_bytes,
-                                     p.in_dropped, p.out_dropped)
-                 for vm_id, p in enumerate(raw.port)
-                 if p.in_packets or p.out_packets or p.in_dropped or p.out_dropped}
-        return totals, ports
 
     def _counters_fd(self) -> int:
         if COUNTERS_KEY in self._holder.fd_list():
             return self._holder.fd_get(COUNTERS_KEY)[0]
-        fd = sealed_memfd("sl-router-counters", COUNTERS_LEN)
+        fd = sealed_memfd("sl-router-counters", router_counters.LEN)
         self._holder.fd_put(COUNTERS_KEY, [fd])
         return fd
 

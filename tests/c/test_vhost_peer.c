@@ -24,11 +24,13 @@ struct peer {
 	const char *mode;
 	bool poll;
 	struct sl_tap_bufs bufs;
+	struct sl_bell bell;
 };
 
 static int port_open(struct peer *p, char *text)
 {
-	struct sl_port_vhost_conf conf = { .listen_fd = -1, .nb_pair = 1, .unsealed_ok = true, .bufs = &p->bufs };
+	struct sl_port_vhost_conf conf = { .listen_fd = -1, .nb_pair = 1, .unsealed_ok = true, .bufs = &p->bufs,
+					    .bell = &p->bell };
 	char *word = strtok(text, ",");
 
 	conf.path = word;
@@ -161,6 +163,8 @@ int main(int argc, char **argv)
 	if (argc < 3 || argc > 2 + PORTS_MAX)
 		return 2;
 	p.mode = argv[1];
+	if (sl_bell_open(&p.bell) || sl_guard_install())
+		return 1;
 	for (i = 2; i < argc; i++)
 		if (port_open(&p, argv[i]))
 			return 1;

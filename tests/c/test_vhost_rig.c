@@ -27,10 +27,11 @@ struct vring_packed_desc_event *device_event_of(struct guest *g, uint32_t index)
 
 void guest_open(struct guest *g, uint16_t nb_pair)
 {
-	struct sl_vhost_conf conf = { .nb_pair = nb_pair, .frame_max = GUEST_FRAME_MAX, .epoll_fd = -1 };
+	struct sl_vhost_conf conf = { .nb_pair = nb_pair, .frame_max = GUEST_FRAME_MAX, .epoll_fd = -1, .bell = &g->bell };
 	uint32_t i;
 
 	memset(g, 0, sizeof(*g));
+	assert_int_equal(sl_bell_open(&g->bell), 0);
 	g->fd = memfd_create("guest", MFD_ALLOW_SEALING | MFD_CLOEXEC);
 	assert_true(g->fd >= 0);
 	assert_int_equal(ftruncate(g->fd, GUEST_LEN), 0);
@@ -55,6 +56,7 @@ void guest_close(struct guest *g)
 	}
 	munmap(g->mem, GUEST_LEN);
 	close(g->fd);
+	sl_bell_close(&g->bell);
 }
 
 int say(struct guest *g, uint32_t request, const void *body, uint32_t len, const int *fds, uint32_t nb_fd,

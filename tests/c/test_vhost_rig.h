@@ -44,6 +44,7 @@ struct guest {
 	int fd;
 	uint8_t *mem;
 	struct sl_vhost dev;
+	struct sl_bell bell;
 	struct guest_ring ring[SL_VHOST_RINGS_MAX];
 };
 

@@ -45,7 +45,8 @@ static uint64_t take(struct script *s, uint32_t nb)
 
 static void world_open(void)
 {
-	struct sl_vhost_conf conf = { .nb_pair = 1, .frame_max = FRAME_MAX, .epoll_fd = -1 };
+	static struct sl_bell bell;
+	struct sl_vhost_conf conf = { .nb_pair = 1, .frame_max = FRAME_MAX, .epoll_fd = -1, .bell = &bell };
 	int pipes[2];
 
 	pool[0] = memfd_create("guest", MFD_ALLOW_SEALING);
@@ -57,6 +58,8 @@ static void world_open(void)
 	pool[3] = pipes[0];
 	mem = mmap(NULL, MEM_LEN, PROT_READ | PROT_WRITE, MAP_SHARED, pool[0], 0);
 	if (mem == MAP_FAILED)
+		abort();
+	if (sl_bell_open(&bell))
 		abort();
 	sl_vhost_init(&dev, &conf);
 }

@@ -282,9 +282,9 @@ class Rig:
     def _counters(self) -> Any:
         return ffi.from_buffer("struct sl_rtr_counters *", self._memory)
 
-    def port(self) -> Any:
-        """The counters of the instance's port."""
-        return self._counters().port[VM_ID]
+    def port(self, vm_id: int = VM_ID) -> Any:
+        """The counters of an instance's port."""
+        return self._counters().port[vm_id]
 
     @contextmanager
     def counted(self, name: str) -> Iterator[None]:

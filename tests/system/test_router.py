@@ -5,8 +5,6 @@ import errno
 import os
 import random
 import signal
-import socket
-import struct
 import subprocess
 import sys
 import tempfile
@@ -50,12 +48,8 @@ from system.router_rig import (
     tap_made,
 )
 
-from pipeline.host.vhost import folder_make, folder_remove
-
 pytestmark = [pytest.mark.netns, pytest.mark.bpf]
 VIP4, VIP6 = VIPS
-ROUTER_GID = 65534  # of a router that is told no other
-GET_FEATURES = struct.pack("<III", 1, 1, 0)  # a vhost-user message
 CLIENT_MAC = "02:00:00:00:00:77"  # a neighbour that only the test plays
 
 
@@ -311,59 +305,6 @@ def test_port_must_be_a_plain_tap(rig: Rig) -> None:
     assert statuses == [-errno.EINVAL] * 3
     assert rig.ask("PORT_ADD", fds=(rig.tap_fd,) * 2, vm_id=2, vips=1).status == -errno.EINVAL
     assert rig.ask("PING").nb_port == 1
-
-
-def test_vhost_port_listens_or_connects(rig: Rig) -> None:
-    """To be a server it must be given a UNIX socket that listens; a client waits for its peer as long as it takes."""
-    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as idle, socket.socket() as other:
-        other.listen()
-        statuses = [rig.ask("PORT_ADD_VHOST", fds=(s.fileno(),), vm_id=2).status for s in (idle, other)]
-        assert statuses == [-errno.EINVAL] * 2
-        listener.bind(str(rig.run_dir / "peer.sock"))
-        listener.listen()
-        assert rig.ask("PORT_ADD_VHOST", fds=(listener.fileno(),) * 2, vm_id=2).status == -errno.EINVAL
-        assert rig.ask("PORT_ADD_VHOST", fds=(listener.fileno(),), vm_id=2).nb_port == 2
-    with socket.socket(socket.AF_UNIX) as peer:
-        peer.settimeout(10)
-        peer.connect(str(rig.run_dir / "peer.sock"))
-        peer.sendall(GET_FEATURES)
-        assert len(peer.recv(100)) == len(GET_FEATURES) + 8
-        assert rig.ask("PORT_ADD_VHOST", vm_id=2).nb_port == 2  # now a client
-        assert peer.recv(100) == b""
-    (rig.run_dir / "peer.sock").unlink()
-    place = folder_make(rig.run_dir, 2, os.getuid(), ROUTER_GID)
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.settimeout(10)
-        listener.bind(str(place / "net"))
-        (place / "net").chmod(0o666)
-        listener.listen()
-        accepted, _ = listener.accept()
-        with accepted:
-            assert rig.ask("PORT_ADD_VHOST", vm_id=2).status == 0  # repeated: the link stays
-            accepted.settimeout(10)
-            accepted.sendall(GET_FEATURES)
-            assert len(accepted.recv(100)) == len(GET_FEATURES) + 8
-    assert rig.ask("PORT_DEL", vm_id=2).nb_port == 1
-    folder_remove(rig.run_dir, 2)
-
-
-def test_vhost_peer_must_own_its_folder(rig: Rig) -> None:
-    """Whoever owns a folder can not lead the router to somebody else's socket."""
-    place = folder_make(rig.run_dir, 2, 4711, ROUTER_GID)
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.settimeout(10)
-        listener.bind(str(rig.run_dir / "vhost/other"))
-        (rig.run_dir / "vhost/other").chmod(0o666)
-        (place / "net").symlink_to("../other")
-        listener.listen()
-        assert rig.ask("PORT_ADD_VHOST", vm_id=2).status == 0
-        accepted, _ = listener.accept()
-        with accepted:
-            accepted.settimeout(10)
-            assert accepted.recv(100) == b""
-    assert rig.ask("PORT_DEL", vm_id=2).nb_port == 1
-    (rig.run_dir / "vhost/other").unlink()
-    folder_remove(rig.run_dir, 2)
 
 
 def test_port_may_only_send_from_its_own_virtual_ips(rig: Rig, instance: Wire) -> None:

@@ -61,6 +61,10 @@ struct sl_port {
 	uint16_t vm_id;           /* instance behind it; 0: the NIC */
 	bool unsent;              /* taken frames wait in the port: call tx_burst(port, NULL, 0) again within a ms */
 	uint64_t oversize;        /* frames dropped: more than SL_FRAME_SEGS parts or SL_FRAME_MAX bytes */
+	/* of a guest; whoever looks at them sets nb_violation to 0 again */
+	uint32_t nb_violation;
+	uint16_t violation;       /* the last one: enum sl_rtr_violation */
+	uint8_t link;             /* enum sl_rtr_link */
 };
 
 static inline void sl_port_close(struct sl_port *port)

@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "router/ports/vhost.h"
 
+#include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 enum {
 	/* Times that the rings are found empty before the guest is asked for kicks: a kick costs it a system call or a
@@ -15,6 +18,7 @@ struct sl_port_vhost {
 	struct sl_tap_bufs *bufs;
 	uint32_t turn;            /* pair to be served next */
 	uint32_t nb_empty;        /* polls without a frame since the last one */
+	uint64_t seen[SL_RTR_VIOLATION_NB];   /* violations that were told already */
 	bool armed;
 };
 
@@ -26,6 +30,31 @@ static struct sl_port_vhost *vhost_of(struct sl_port *port)
 struct sl_vhost *sl_port_vhost_device(struct sl_port *port)
 {
 	return &vhost_of(port)->link->dev;
+}
+
+#define SAME(upper, lower) \
+	_Static_assert((int)SL_RTR_VIOLATION_##upper == SL_VHOST_##upper - SL_VHOST_VIOLATION_FIRST + 1, #lower);
+SL_VHOST_VIOLATIONS(SAME)
+#undef SAME
+_Static_assert(SL_VHOST_VIOLATION_FIRST + SL_RTR_VIOLATION_NB == SL_VHOST_COUNT_NB + 1, "the violations are the last counters");
+_Static_assert((int)SL_RTR_LINK_WAITING == SL_VHOST_WAITING + 1 && (int)SL_RTR_LINK_IS_UP == SL_VHOST_UP + 1 &&
+	       (int)SL_RTR_LINK_QUARANTINE == SL_VHOST_QUARANTINE + 1, "the same states");
+
+/* After each use: what became of the link, and why. */
+static void state_tell(struct sl_port_vhost *v)
+{
+	const uint64_t *count = v->link->dev.count + SL_VHOST_VIOLATION_FIRST - 1;
+	uint16_t i;
+
+	sl_vhost_link_check(v->link);
+	v->port.link = (uint8_t)(v->link->state + 1);
+	for (i = 1; i < SL_RTR_VIOLATION_NB; i++) {
+		if (count[i] == v->seen[i])
+			continue;
+		v->port.nb_violation += (uint32_t)(count[i] - v->seen[i]);
+		v->port.violation = i;
+		v->seen[i] = count[i];
+	}
 }
 
 /* Sleeps (the guest kicks) or stays awake, by whether there was something to do. */
@@ -63,6 +92,7 @@ static uint32_t vhost_rx_burst(struct sl_port *port, struct sl_frame *frames, ui
 	for (i = 0; i < n; i++)
 		frames[i] = (struct sl_frame){ .seg = {{ bufs[i].data, bufs[i].len }}, .nb_seg = 1, .len = bufs[i].len };
 	sleep_or_not(v, n || more);
+	state_tell(v);
 	port->oversize = v->link->dev.count[SL_VHOST_FROM_DROP_OVERSIZE];
 	return n;
 }
@@ -101,6 +131,9 @@ static uint32_t vhost_tx_burst(struct sl_port *port, const struct sl_frame *fram
 			break;
 	}
 	sl_vhost_flush(d);
+	state_tell(vhost_of(port));
+	if (port->nb_violation)   /* is looked at after rx_burst */
+		sl_vhost_link_wake(vhost_of(port)->link, true);
 	return i;
 }
 
@@ -114,6 +147,17 @@ static void vhost_close(struct sl_port *port)
 
 static const struct sl_port_ops ops = { vhost_rx_burst, vhost_tx_burst, vhost_close };
 
+int sl_port_vhost_folder_enter(const char *run_dir)
+{
+	char path[4096];
+
+	if (snprintf(path, sizeof(path), "%s/vhost", run_dir) >= (int)sizeof(path))
+		return -ENAMETOOLONG;
+	if (mkdir(path, 0711) && errno != EEXIST)
+		return -errno;
+	return chmod(path, 0711) || chdir(path) ? -errno : 0;
+}
+
 bool sl_port_vhost_connects(struct sl_port *port)
 {
 	return port && port->ops == &ops && !vhost_of(port)->link->server;
@@ -123,7 +167,7 @@ int sl_port_vhost_open(const struct sl_port_vhost_conf *conf, struct sl_port **r
 {
 	struct sl_vhost_link_conf link = {
 		.path = conf->path, .server = conf->server, .listen_fd = conf->listen_fd, .nb_pair = conf->nb_pair,
-		.unsealed_ok = conf->unsealed_ok, .frame_max = SL_FRAME_MAX,
+		.unsealed_ok = conf->unsealed_ok, .frame_max = SL_FRAME_MAX, .bell = conf->bell,
 	};
 	struct sl_port_vhost *v = calloc(1, sizeof(*v));
 	int err;

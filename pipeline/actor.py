@@ -18,7 +18,7 @@ from hashlib import sha256
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
-from pipeline.errors import HolderError, InstanceError, LaunchError, SwarmlineError
+from pipeline.errors import HolderError, LaunchError, SwarmlineError
 from pipeline.host import keys, namespaces, processes
 from pipeline.host.certs import KeyPair, TicketKey, self_signed
 from pipeline.host.classifier import Classifier, mount_pins, pin_root
@@ -41,7 +41,7 @@ from pipeline.host.pins import MAGLEV_SIZE
 from pipeline.host.router import Router, RouterFacts, RouterSpec
 from pipeline.host.tap import TapSpec
 from pipeline.instances.conf import ConfItem, Secrets, conf_items
-from pipeline.instances.driver import Driver, EdgeGrant, InstanceSpec, Running
+from pipeline.instances.driver import Driver, EdgeGrant, InstanceSpec, Outfit, Running
 from pipeline.instances.process import ProcessDriver
 from pipeline.instances.qemu import QemuDriver
 from pipeline.policy import plan
@@ -52,6 +52,8 @@ from pipeline.policy.routing import maglev_table, next_table
 
 FAREWELL = 0.05          # seconds for the last frames of a tcp instance
 STOP_TIMEOUT = 1.0       # seconds for an instance to end by itself once told so
+LET_GO_TIMEOUT = 3.0     # seconds for an instance to let go of a layer
+LOOK = 0.001             # seconds between two looks whether it has
 
 
 @dataclass
@@ -61,7 +63,7 @@ class Member:
     instance: Instance
     fds: InstanceFds
     control: ControlRegion
-    seats: tuple[Slot, ...]          # its edges, in the order of its assignment
+    seats: tuple[Slot, ...] = ()     # its edges, in the order of its assignment
     running: Running | None = None
     watcher: asyncio.Task[None] | None = None
     plugging: asyncio.Task[None] | None = None
@@ -179,7 +181,9 @@ class Actor:
         self.members[instance.vm_id] = member
         self._doorbells.add(instance.vm_id, fds.manager)
         pid = instance.pid or self._pid_of(instance.vm_id)
-        member.running = await self._driver(instance).adopt(self._spec(member), pid) if pid else None
+        key = keys.GRANTS.format(instance.vm_id)
+        grants = self.holder.fd_get(key)[0] if key in self.holder.fd_list() else -1
+        member.running = await self._driver(instance).adopt(self._spec(member, instance), pid, grants) if pid else None
         if member.running and instance.state is not VmState.BOOTING:      # a start that was cut off is not gone on with
             member.watcher = asyncio.create_task(self._watch(member))
         else:
@@ -218,6 +222,8 @@ class Actor:
                 await self._stop_router()
             case plan.StartInstance(instance):
                 await self._start_instance(instance)
+            case plan.AssignInstance(instance, _):
+                await self._assign_instance(instance)
             case plan.ActivateInstance(instance):
                 self.command(instance.vm_id, Command.RUN)
             case plan.DrainInstance(instance, _):
@@ -278,38 +284,90 @@ class Actor:
         fds = self.holder.instance_add(vm_id)
         control = self._control(instance, fds)
         control.format(trace_every=self._trace_every, spin_us=0)
-        seats = instance.slots
-        member = Member(instance, fds, control, seats)
+        member = Member(replace(instance, layers=(), slots=()), fds, control)
         self.members[vm_id] = member
         self._doorbells.add(vm_id, fds.manager)
-        control.assign(self._assignment(instance), self._conf(instance))
+        try:
+            member.running = await self._driver(instance).start(self._spec(member, instance))
+        except LaunchError:
+            self._forget(vm_id)
+            raise
+        if member.running.grants >= 0:
+            self.holder.fd_put(keys.GRANTS.format(vm_id), [member.running.grants])
+        member.watcher = asyncio.create_task(self._watch(member))
+        if instance.layers:
+            self._give(member, instance)
+
+    async def _assign_instance(self, instance: Instance) -> None:
+        member = self.members[instance.vm_id]
+        if member.instance.layers:
+            await self._take_away(member)
+        self._give(member, instance)
+
+    def _give(self, member: Member, instance: Instance) -> None:
+        """The assignment, then what it needs: the instance takes it when it has both."""
+        member.instance, member.seats = instance, instance.slots
+        assignment = self._assignment(instance)
+        number = member.control.assign(assignment, self._conf(instance))
         self._write_routes(member, self._routing)
         self._announce()
         self._vhost_add(member)
+        ring(member.fds.doorbell)
+        member.plugging = asyncio.create_task(self._plug(member, self._outfit(instance, number, assignment)))
+
+    def _outfit(self, instance: Instance, number: int, assignment: Assignment) -> Outfit:
+        grants = tuple(EdgeGrant(self.edges[s.edge].edge_id, self.edges[s.edge].fd) for s in instance.slots)
+        tap = TapSpec(self.nic.mac, self.mtu) if LayerId.TCP in instance.layers else None
+        root = self.config.app.root if LayerId.APP in instance.layers else None
+        return Outfit(number, assignment, grants, tap, self.config.tcp.backlog, root)
+
+    async def _plug(self, member: Member, outfit: Outfit) -> None:
+        assert member.running
         try:
-            member.running = await self._driver(instance).start(self._spec(member))
-        except LaunchError:
-            self._port_remove(member)
-            self._forget(vm_id)
-            raise
-        member.plugging = asyncio.create_task(self._plug(member))
+            await self._driver(member.instance).plug(member.running, outfit)
+            self._tap_take(member)
+        except SwarmlineError as error:
+            member.running.why = error.explain()
+            member.running.kill()
+
+    def _tap_take(self, member: Member) -> None:
+        assert member.running
         tap = member.running.take_tap()
         if tap is not None:
             assert self.router
             try:
-                self.router.port_add(vm_id, tap, self._vips(self.config.services))
+                self.router.port_add(member.instance.vm_id, tap, self._vips(self.config.services))
             finally:
                 os.close(tap)
-        member.watcher = asyncio.create_task(self._watch(member))
 
-    async def _plug(self, member: Member) -> None:
+    async def _take_away(self, member: Member) -> None:
+        """The instance lets go of its layer, and nobody counts on it any more."""
         assert member.running
-        grants = [EdgeGrant(self.edges[s.edge].edge_id, self.edges[s.edge].fd) for s in member.seats]
+        if member.plugging:
+            await member.plugging
+        former, member.seats = member.instance, ()
+        nothing = Assignment(LayerId.NONE, ())
+        number = member.control.assign(nothing, [])
+        ring(member.fds.doorbell)
         try:
-            await self._driver(member.instance).plug(member.running, grants)
-        except InstanceError as error:
-            member.running.why = error.explain()
-            member.running.kill()
+            async with asyncio.timeout(LET_GO_TIMEOUT):
+                while (report := member.control.report()) is None or report.assignment_seen != number:
+                    if not member.running.alive:
+                        raise TimeoutError
+                    await asyncio.sleep(LOOK)
+        except TimeoutError:
+            raise LaunchError(f"{former} does not let go of its layer", argv=(), vm_id=former.vm_id) from None
+        await self._farewell(former)
+        await self._driver(former).unplug(member.running, self._outfit(former, number, nothing))
+        self._announce()
+
+    async def _farewell(self, instance: Instance) -> None:
+        """The kernel of a first layer's instance has just told every client that its connection is over: the router
+        shall carry that out before the port is gone.
+        """
+        if LayerId.TCP in instance.layers:
+            await asyncio.sleep(FAREWELL)
+            self._port_remove(instance)
 
     async def _watch(self, member: Member) -> None:
         assert member.running
@@ -333,10 +391,7 @@ class Actor:
                     async with asyncio.timeout(STOP_TIMEOUT):
                         await member.running.wait()
             await self._driver(member.instance).stop(member.running)
-        if LayerId.TCP in member.instance.layers:
-            # its kernel has just told every client that its connection is over: let the router carry that out
-            await asyncio.sleep(FAREWELL)
-            self._port_remove(member)
+        await self._farewell(member.instance)
         self._forget(vm_id)
 
     def _vhost_add(self, member: Member) -> None:
@@ -352,25 +407,31 @@ class Actor:
             declare = self.router.port_add_vhost if vhost else self.router.port_restore
             declare(member.instance.vm_id, self._vips(services))
 
-    def _port_remove(self, member: Member) -> None:
-        if self.router and LayerId.TCP in member.instance.layers:
-            self.router.port_remove(member.instance.vm_id)
+    def _port_remove(self, instance: Instance) -> None:
+        if self.router and LayerId.TCP in instance.layers:
+            self.router.port_remove(instance.vm_id)
 
     def _forget(self, vm_id: int) -> None:
         member = self.members.pop(vm_id)
         self._doorbells.remove(member.fds.manager)
         self.holder.instance_remove(vm_id)
+        if (key := keys.GRANTS.format(vm_id)) in self.holder.fd_list():
+            self.holder.fd_remove(key)
         member.control.close()
         member.fds.close()
         self._announce()
 
-    def _spec(self, member: Member) -> InstanceSpec:
-        layers = member.instance.layers
-        tap = TapSpec(self.nic.mac, self.mtu) if LayerId.TCP in layers else None
-        files = Path(self.config.app.root) if LayerId.APP in layers and self.config.app.root else None
-        pool = next((layer for layer in self.config.layers if layer.id in layers), Layer(layers[0]))
-        return InstanceSpec(member.instance.vm_id, self.run_dir, member.fds.facts.socket, tap, files, pool.memory,
-                            pool.cpus)
+    def _spec(self, member: Member, instance: Instance) -> InstanceSpec:
+        """``instance``: what it is to become."""
+        app = self.config.app.root if self._in_vm(LayerId.APP) else None
+        mine = instance.layers
+        pools = [p for p in self.config.layers if p.driver is instance.driver and (p.id in mine or not mine)]
+        return InstanceSpec(
+            instance.vm_id, self.run_dir, member.fds.facts.socket, Path(app) if app else None,
+            max((p.memory for p in pools), default=Layer.memory), pools[0].cpus if mine and pools else ())
+
+    def _in_vm(self, layer: LayerId) -> bool:
+        return any(p.id is layer and p.driver is DriverName.QEMU for p in self.config.layers)
 
     def _conf(self, instance: Instance) -> list[ConfItem]:
         """The layer's configuration, with paths as the instance sees them."""
@@ -408,9 +469,10 @@ class Actor:
         """Members with the state that they will have after this plan."""
         for member in self.members.values():
             instance = wanted.instance(member.instance.vm_id)
-            if instance is not None:
+            if instance is not None and instance.incarnation == member.instance.incarnation:
                 member.instance = instance
-                yield member
+                if instance.layers:
+                    yield member
 
     def _set_table(self, service: int, entries: Sequence[tuple[int, int]]) -> None:
         """Another table, made from the one that counts now (a former manager's, perhaps), so that as few new flows as

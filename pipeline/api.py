@@ -12,6 +12,7 @@ they like. ``metrics`` in [swarm] serves /metrics alone on a TCP port too.
     GET  /v1/events?since=N   what happened after event N
     POST /v1/scale            {"layer": "app", "instances": 4}
     POST /v1/drain            {"vm_id": 7, "force": false}
+    POST /v1/assign           {"vm_id": 7, "layer": "http", "force": false}; another layer for a running instance
     POST /v1/reload           {"file": "/path", "dry_run": true}; without a file: the one that was last used
     POST /v1/trace            {"every": 1}; 0 ends it
     GET  /v1/trace            events of traced requests
@@ -76,6 +77,14 @@ def _integer(body: dict[str, Any], key: str, default: int | None = None) -> int:
     return value
 
 
+def _layer(body: dict[str, Any]) -> LayerId:
+    label = str(body.get("layer", ""))
+    layer = next((known for known in LayerId if known and known.label == label), None)
+    if layer is None:
+        raise ApiError(f"there is no layer {label!r}", hint="layers are: tcp, tls, http, app")
+    return layer
+
+
 class _Api:
     def __init__(self, manager: Manager) -> None:
         self._manager = manager
@@ -97,15 +106,16 @@ class _Api:
 
     async def scale(self, request: web.Request) -> web.Response:
         body = await _body(request)
-        label = str(body.get("layer", ""))
-        layer = next((known for known in LayerId if known and known.label == label), None)
-        if layer is None:
-            raise ApiError(f"there is no layer {label!r}", hint="layers are: tcp, tls, http, app")
-        return _json({"plan": await self._manager.scale(layer, _integer(body, "instances"))})
+        return _json({"plan": await self._manager.scale(_layer(body), _integer(body, "instances"))})
 
     async def drain(self, request: web.Request) -> web.Response:
         body = await _body(request)
         return _json({"plan": await self._manager.drain(_integer(body, "vm_id"), force=bool(body.get("force", False)))})
+
+    async def assign(self, request: web.Request) -> web.Response:
+        body = await _body(request)
+        return _json({"plan": await self._manager.assign(_integer(body, "vm_id"), _layer(body),
+                                                         force=bool(body.get("force", False)))})
 
     async def reload(self, request: web.Request) -> web.Response:
         body = await _body(request)
@@ -129,7 +139,7 @@ class _Api:
             web.get("/v1/status", self.status), web.get("/metrics", self.metrics), web.get("/v1/events", self.events),
             web.get("/openapi.json", self.openapi),
             web.post("/v1/scale", self.scale), web.post("/v1/drain", self.drain),
-            web.post("/v1/reload", self.reload),
+            web.post("/v1/assign", self.assign), web.post("/v1/reload", self.reload),
             web.post("/v1/trace", self.trace_start), web.get("/v1/trace", self.trace),
             web.post("/v1/down", self.down)])
         return application

@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -55,7 +55,8 @@ class Manager:
     def __init__(self, run_dir: Path, config: Config) -> None:
         self.run_dir = run_dir
         self.config = config
-        self.intent = plan.Intent(config.services, config.layers, config.nic.label, config.drain_timeout)
+        self.intent = plan.Intent(config.services, config.layers, config.nic.label, config.drain_timeout,
+                                  warm=config.warm)
         self.actual = Swarm()
         self.reports: dict[int, Report] = {}
         self.events: deque[Event] = deque(maxlen=EVENTS_KEPT)
@@ -151,11 +152,13 @@ class Manager:
 
     async def _do(self, action: plan.Action, wanted: Swarm) -> None:
         self.note(_kind(action), str(action))
-        if isinstance(action, plan.StartInstance):
+        if isinstance(action, plan.StartInstance | plan.AssignInstance):
             # a place is taken before the instance is there, so that nobody else is given it meanwhile
             self.actual = plan.advance(self.actual, action)
             self._remember()       # first: a manager that comes after this one must know what it may find
             self._started_at[action.instance.vm_id] = time.monotonic()
+            self._drained_at.pop(action.instance.vm_id, None)
+            self.intent = replace(self.intent, change=_without(self.intent.change, action.instance.vm_id))
             try:
                 await self.actor.perform(action, wanted)
             except LaunchError:
@@ -176,7 +179,8 @@ class Manager:
         self._started_at.pop(vm_id, None)
         self._dead.discard(vm_id)
         self.reports.pop(vm_id, None)
-        self.intent = replace(self.intent, drain=self.intent.drain - {vm_id})
+        change = _without(self.intent.change, vm_id)
+        self.intent = replace(self.intent, drain=self.intent.drain - {vm_id}, change=change)
 
     # ---- what is
 
@@ -194,14 +198,20 @@ class Manager:
             return
         member = self.actor.members.get(instance.vm_id)
         pid = member.running.pid if member and member.running else instance.pid
-        if report is not None:
+        if report and member and report.assignment_seen != member.control.assigned:
+            # what it says is of what it was before
+            instance = replace(instance, pid=pid, status=None)
+            self.actual = self.actual.with_instance(instance)
+            report = report if report.status.state is VmState.FAILED else None
+        elif report is not None:
             instance = replace(instance, pid=pid, status=self._settled(instance, report).status)
             self.actual = self.actual.with_instance(instance)
             for slot, epoch in zip(instance.slots, report.routes_seen, strict=False):
                 self.actual = plan.acknowledge(self.actual, slot.edge, instance.vm_id, epoch)
         if instance.vm_id in self._dead or (report and report.status.state is VmState.FAILED):
             self._instance_failed(instance, report, "ended")
-        elif report and instance.state is VmState.BOOTING and report.status.state is VmState.READY:
+        elif (report and instance.state is VmState.BOOTING and report.status.state is VmState.READY
+              and report.status.protocol_layers == instance.layers):
             self.actual = self.actual.with_instance(instance.to(VmState.READY))
             self.note("ready", f"{instance} is ready", vm_id=instance.vm_id)
         elif instance.state is VmState.BOOTING:
@@ -236,9 +246,10 @@ class Manager:
         now = time.monotonic()
         # one that never was ready has not lived, however long it took
         age = 0.0 if instance.state is VmState.BOOTING else now - self._started_at.get(vm_id, 0.0)
-        delay = self._crash_loops.died(instance.layers[0], age, now)
+        layer = instance.layers[0] if instance.layers else LayerId.NONE
+        delay = self._crash_loops.died(layer, age, now)
         if delay:
-            self.note("crash-loop", f"{instance.layers[0].label} instances keep dying young; "
+            self.note("crash-loop", f"{layer.label if layer else 'warm'} instances keep dying young; "
                                     f"the next is started in {delay:.1f} s", vm_id=vm_id)
 
     def _autoscale(self, now: float) -> None:
@@ -302,7 +313,7 @@ class Manager:
             return sha256("|".join(parts).encode()).hexdigest()[:12]
 
         layers = tuple(replace(layer, revision=revision(layer)) for layer in config.layers)
-        return plan.Intent(config.services, layers, config.nic.label, config.drain_timeout)
+        return plan.Intent(config.services, layers, config.nic.label, config.drain_timeout, warm=config.warm)
 
     async def reload(self, config: Config, *, dry_run: bool = False) -> list[str]:
         """Another configuration, applied by the same plan as everything else. Returns what is done first; with
@@ -317,7 +328,8 @@ class Manager:
         config = replace(config, services=plan.keep_indices(self.actual.services, config.services))
         async with self._lock:
             former = (self.config, self.intent)
-            intent = replace(self._intent(config, self.actor.configure(config)), drain=self.intent.drain)
+            intent = replace(self._intent(config, self.actor.configure(config)), drain=self.intent.drain,
+                             change=self.intent.change)
             try:
                 actions = plan.diff(self.actual, plan.desired(self.actual, intent, time.monotonic()))
             except SwarmlineError:
@@ -336,7 +348,7 @@ class Manager:
         if self._former is None or instance.state is not VmState.BOOTING:
             return
         old = {layer.id: layer.revision for layer in self._former[1].layers}
-        if old.get(instance.layers[0]) == instance.revision:
+        if not instance.layers or old.get(instance.layers[0]) == instance.revision:
             return
         (self.config, self.intent), self._former = self._former, None
         self.actor.configure(self.config)
@@ -349,12 +361,37 @@ class Manager:
 
     async def drain(self, vm_id: int, *, force: bool = False) -> list[str]:
         """One instance finishes its flows and goes; another takes its place."""
+        instance = self._known(vm_id)
+        intent = replace(self.intent, drain=self.intent.drain | {vm_id}, force=force)
+        return await self._want(intent, f"drain {instance}")
+
+    async def assign(self, vm_id: int, layer: LayerId, *, force: bool = False) -> list[str]:
+        """Another layer for a running instance: it finishes its flows, lets go of its edges and attaches the other
+        layer's. Its former layer then wants one instance less, but not fewer than ``min``, and the other one more.
+        """
+        instance = self._known(vm_id)
+        if layer in instance.layers:
+            raise PlanError(f"{instance} has this layer already")
+        if instance.becomes or instance.state not in (VmState.ACTIVE, VmState.READY):
+            raise PlanError(f"{instance} is {instance.state.name.lower()}", hint="an active or warm one can change")
+        layers = plan.scale(self.intent.layers, layer, self._wanted(layer) + 1)
+        driver = next(each.driver for each in layers if each.id is layer)
+        if driver is not instance.driver:
+            raise PlanError(f"{instance} is of driver {instance.driver}, those of layer {layer.label} are of {driver}")
+        for former in (each for each in layers if each.id in instance.layers):
+            layers = plan.scale(layers, former.id, max(former.instances - 1, former.min))
+        intent = replace(self.intent, layers=layers, change={**self.intent.change, vm_id: layer}, force=force)
+        return await self._want(intent, f"assign {instance} to {layer.label}")
+
+    def _wanted(self, layer: LayerId) -> int:
+        return next((each.instances for each in self.intent.layers if each.id is layer), 0)
+
+    def _known(self, vm_id: int) -> Instance:
         instance = self.actual.instance(vm_id)
         if instance is None or not instance.live:
             known = ", ".join(str(i.vm_id) for i in self.actual.instances) or "none"
             raise PlanError(f"there is no instance {vm_id}", hint=f"instances are: {known}")
-        intent = replace(self.intent, drain=self.intent.drain | {vm_id}, force=force)
-        return await self._want(intent, f"drain {instance}")
+        return instance
 
     async def _want(self, intent: plan.Intent, why: str) -> list[str]:
         """Takes the intent over if it can be planned from where the swarm is."""
@@ -398,7 +435,12 @@ def _scaled_as(layers: Sequence[Layer], former: Sequence[Layer]) -> tuple[Layer,
 
 
 def _parallel(action: plan.Action) -> str | None:
-    return _kind(action) if isinstance(action, plan.StartInstance | plan.StopInstance) else None
+    together = plan.StartInstance | plan.AssignInstance | plan.StopInstance
+    return _kind(action) if isinstance(action, together) else None
+
+
+def _without(change: Mapping[int, LayerId], vm_id: int) -> dict[int, LayerId]:
+    return {key: layer for key, layer in change.items() if key != vm_id}
 
 
 def _kind(action: plan.Action) -> str:

@@ -102,6 +102,8 @@ PATHS: dict[str, dict[str, Schema]] = {
                                 _object(layer=LAYER, instances=COUNT))},
     "/v1/drain": {"post": _post("drain", "One instance finishes its flows and goes; another takes its place.", "Plan",
                                 _object(("force",), vm_id=VM_ID, force=YES))},
+    "/v1/assign": {"post": _post("assign", "Another layer for a running instance.", "Plan",
+                                 _object(("force",), vm_id=VM_ID, layer=LAYER, force=YES))},
     "/v1/reload": {"post": _post("reload", "Another config file, or the same one read anew.", "Plan",
                                  _object(("file", "dry_run"), file={"type": ["string", "null"]}, dry_run=YES))},
     "/v1/trace": {"get": _get("Events of traced requests.", "Trace"),

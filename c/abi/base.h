@@ -38,10 +38,12 @@ enum sl_layer_id {
  *
  *   from      to        when
  *   DEFINED   BOOTING   the manager starts it
- *   BOOTING   READY     it has attached its edges and its layer is initialised
+ *   BOOTING   READY     it has attached its edges and its layer is initialised; or it is warm: it has no layer yet
+ *   READY     BOOTING   warm, and was given a layer
  *   READY     ACTIVE    the manager saw its heartbeat and commands SL_CMD_RUN
  *   ACTIVE    DRAINING  command SL_CMD_DRAIN: no new flow, old ones finish
  *   DRAINING  GONE      no flow left, or the deadline passed
+ *   DRAINING  BOOTING   the same, and was given another layer
  *   any       FAILED    it died or broke the contract
  *   never: DRAINING -> ACTIVE (a new instance is started instead), anything out of GONE or FAILED */
 enum sl_vm_state {

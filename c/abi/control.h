@@ -3,7 +3,7 @@
  * connection.
  *
  *   0                struct sl_control       header                          written by the manager before the instance starts
- *   assignment_off   struct sl_assignment    layer, edges, services          manager, under its seq
+ *   assignment_off   struct sl_assignment    layer, edges, services          manager, under its seq, any number of times
  *   routes_off       struct sl_route_page [SL_EDGES_MAX]  peers on each edge manager, each under its seq
  *   status_off       struct sl_vm_status     VMStatus and counters           instance, under its seq
  *   trace_off        struct sl_trace         ring of trace events            instance
@@ -80,9 +80,11 @@ struct sl_service_seat {
 };
 _Static_assert(sizeof(struct sl_service_seat) == 88, "no implicit padding");
 
+/* What the instance is to be. Another one may follow at any time: the instance then lets go of all that it had (what is
+ * still open is reset), says so by assignment_seen, and takes this one once its struct sl_grants has come. */
 struct sl_assignment {
 	__u32 seq;
-	__u8 layer;           /* enum sl_layer_id */
+	__u8 layer;           /* enum sl_layer_id; SL_LAYER_NONE: none, wait for another assignment */
 	__u8 nb_edges;
 	__u8 nb_services;
 	__u8 pad;
@@ -109,7 +111,7 @@ struct sl_route_page {
 	__u32 seq;
 	__u32 epoch;          /* of the RoutingTable */
 	__u32 nb_routes;
-	__u32 pad;
+	__u32 assignment;     /* seq of the assignment that has this edge: under another one the page says nothing */
 	struct sl_route routes[SL_SIDE_MAX];
 };
 _Static_assert(sizeof(struct sl_route_page) == 1040, "no implicit padding");
@@ -148,7 +150,7 @@ struct sl_vm_status {
 	__u16 vm_id;
 	__u8 state;                  /* enum sl_vm_state */
 	__u8 nb_layers;
-	__u8 protocol_layers[8];     /* enum sl_layer_id */
+	__u8 protocol_layers[8];     /* enum sl_layer_id; none: a warm instance waits for a layer */
 	__u64 heartbeat_ns;
 	__u64 hardware_affinity;     /* bits: what this instance has and uses */
 	__u64 oldest_ns;             /* age of the oldest answer that is begun and not complete (see latency); 0 = none */
@@ -157,7 +159,7 @@ struct sl_vm_status {
 	__u32 active_flows;          /* opened by the other side or accepted, and not over */
 	__u32 queue_depth;           /* entries pending towards this instance */
 	__u32 cmd_seen;              /* cmd_seq of the last command carried out */
-	__u32 assignment_seen;       /* seq of the last assignment carried out */
+	__u32 assignment_seen;       /* seq of the last assignment taken: nothing is left of those before it. READY tells that it is complete */
 	__u32 routes_seen[SL_EDGES_MAX];   /* epoch of the last route page taken over: peers that left before it are forgotten */
 	__u32 pid;                   /* in its own namespace */
 	__u32 error;                 /* errno of what ended it, 0 = none */
@@ -200,6 +202,32 @@ struct sl_trace {
 	struct sl_trace_event events[SL_TRACE_CAP];
 };
 _Static_assert(sizeof(struct sl_trace) == 32832, "no implicit padding");
+
+/* An instance can open nothing. What it needs of the world outside comes as descriptors over its grants socket
+ * (SOCK_SEQPACKET), one message for each assignment: this struct, cut off after nb entries, and as many descriptors
+ * (SCM_RIGHTS) in the same order. Sender: the manager; in a guest its first process. */
+enum sl_grant_kind {
+	SL_GRANT_EDGE = 1,        /* memory of the edge with that number */
+	SL_GRANT_LISTENER = 2,    /* tcp: a listening socket of the service with that number */
+	SL_GRANT_ROOT = 3,        /* app: the folder of its static files */
+	SL_GRANT_CONTROL = 4,     /* guest, once, before the first assignment: the control region; number: own id */
+	SL_GRANT_REGISTERS = 5,   /* the same, without the guest driver: its doorbell registers */
+};
+
+enum { SL_GRANTS_MAX = 80 };
+
+struct sl_grant {
+	__u32 kind;      /* enum sl_grant_kind */
+	__u32 number;
+};
+_Static_assert(sizeof(struct sl_grant) == 8, "no implicit padding");
+
+struct sl_grants {
+	__u32 assignment;   /* its seq */
+	__u32 nb;
+	struct sl_grant entries[SL_GRANTS_MAX];
+};
+_Static_assert(sizeof(struct sl_grants) == 648, "no implicit padding");
 
 /* Layer configuration: items one after another, each padded to 8 bytes; type 0 ends them. Data of the items that are
  * secret is wiped by the instance once it has taken them. */
@@ -263,7 +291,7 @@ struct sl_app_conf {
 	__u8 echo;                  /* 1: /echo answers with the body that was sent */
 	__u8 pad[3];
 	__u32 max_requests;         /* at one time */
-	__u8 root[256];             /* folder of the static files as the instance sees it, zero-terminated; empty: none */
+	__u8 root[256];             /* folder of the static files, zero-terminated; empty: none. Comes opened (SL_GRANT_ROOT) */
 	__u8 index[64];             /* file served for a folder, zero-terminated */
 };
 _Static_assert(sizeof(struct sl_app_conf) == 328, "no implicit padding");

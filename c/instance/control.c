@@ -2,9 +2,7 @@
 /* The control region from the instance's side: assignment, commands, routes in; VMStatus and trace out. */
 #include <stdarg.h>
 #include <stdio.h>
-#include <poll.h>
 #include <sys/mman.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/atomic.h"
@@ -13,7 +11,7 @@
 
 /* Copies what its writer guards by *seq. Returns the even seq of a consistent copy, or 0 if the writer was in between
  * each time. */
-static uint32_t seq_copy(const __u32 *seq, void *to, const void *from, size_t len)
+uint32_t sl_seq_copy(const __u32 *seq, void *to, const void *from, size_t len)
 {
 	for (int tries = 0; tries < 1000; tries++) {
 		uint32_t before = sl_observe_u32(seq);
@@ -45,49 +43,40 @@ static bool inside(uint32_t off, size_t len)
 	return off >= sizeof(struct sl_control) && off % 8 == 0 && (uint64_t)off + len <= SL_CONTROL_LEN;
 }
 
-static const struct sl_layer *layer_find(uint8_t id)
+int sl_control_map(int fd, uint16_t vm_id, struct sl_control **ret)
 {
-	for (unsigned i = 0; sl_layers[i]; i++)
-		if (sl_layers[i]->id == id)
-			return sl_layers[i];
-	return NULL;
+	struct sl_control *c = sl_memory_len(fd) < SL_CONTROL_LEN ? MAP_FAILED
+		: mmap(NULL, SL_CONTROL_LEN, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
+
+	if (c == MAP_FAILED)
+		return -ENOMEM;
+	if (sl_observe_u32(&c->magic) != SL_CONTROL_MAGIC || c->abi_version != SL_ABI_VERSION)
+		return -EPROTO;
+	if (c->vm_id != vm_id || !inside(c->assignment_off, sizeof(struct sl_assignment)) ||
+	    !inside(c->routes_off, SL_EDGES_MAX * sizeof(struct sl_route_page)) || !inside(c->status_off, sizeof(struct sl_vm_status)) ||
+	    !inside(c->trace_off, sizeof(struct sl_trace)) || !inside(c->conf_off, SL_CONF_LEN))
+		return -EINVAL;
+	*ret = c;
+	return 0;
 }
 
 int sl_control_attach(struct sl_runner *r)
 {
 	struct sl_control *c;
+	int err = sl_control_map(r->control_fd, r->doorbells.vm_id, &c);
 
 	sl_list_init(&r->inst.answers);
-	c = sl_memory_len(r->control_fd) < SL_CONTROL_LEN ? MAP_FAILED
-		: mmap(NULL, SL_CONTROL_LEN, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, r->control_fd, 0);
-	if (c == MAP_FAILED)
-		return sl_instance_fail(&r->inst, EINVAL, "control region: can not map %d bytes", SL_CONTROL_LEN);
-	if (sl_observe_u32(&c->magic) != SL_CONTROL_MAGIC || c->abi_version != SL_ABI_VERSION)
+	if (err == -EPROTO)
 		return sl_instance_fail(&r->inst, EPROTO, "control region: not of ABI version %d", SL_ABI_VERSION);
-	if (c->vm_id != r->doorbells.vm_id || !inside(c->assignment_off, sizeof(*r->assignment)) ||
-	    !inside(c->routes_off, SL_EDGES_MAX * sizeof(*r->routes)) || !inside(c->status_off, sizeof(*r->status)) ||
-	    !inside(c->trace_off, sizeof(*r->trace)) || !inside(c->conf_off, c->conf_len))
-		return sl_instance_fail(&r->inst, EINVAL, "control region: contradictory header");
+	if (err)
+		return sl_instance_fail(&r->inst, -err, err == -EINVAL ? "control region: contradictory header" : "control region: can not be mapped");
 	r->control = c;
 	r->assignment = (void *)((char *)c + c->assignment_off);
 	r->routes = (void *)((char *)c + c->routes_off);
 	r->status = (void *)((char *)c + c->status_off);
 	r->trace = (void *)((char *)c + c->trace_off);
-	r->conf = (const uint8_t *)c + c->conf_off;
 	r->inst.vm_id = (uint16_t)c->vm_id;
 	r->spin_ns = (uint64_t)c->spin_us * 1000;
-	return 0;
-}
-
-int sl_assignment_take(struct sl_runner *r)
-{
-	if (!seq_copy(&r->assignment->seq, &r->inst.assignment, r->assignment, sizeof(*r->assignment)))
-		return -EAGAIN;
-	r->inst.layer = layer_find(r->inst.assignment.layer);
-	if (!r->inst.layer)
-		return sl_instance_fail(&r->inst, ENOENT, "no layer number %u in this build", r->inst.assignment.layer);
-	if (r->inst.assignment.nb_edges > SL_EDGES_MAX)
-		return sl_instance_fail(&r->inst, EINVAL, "assignment: too many edges");
 	return 0;
 }
 
@@ -117,61 +106,22 @@ static bool edge_ring(struct sl_edge *e, uint16_t vm_id)
 static const struct sl_edge_ops edge_ops = {.count = edge_count, .request_id = edge_request_id};
 static const struct sl_edge_ops guest_edge_ops = {.count = edge_count, .request_id = edge_request_id, .ring = edge_ring};
 
-int sl_edge_take(struct sl_runner *r, uint32_t edge_id, int fd)
+int sl_edge_take(struct sl_runner *r, unsigned n, int fd)
 {
-	for (unsigned i = 0; i < r->inst.assignment.nb_edges; i++) {
-		const struct sl_edge_seat *seat = &r->inst.assignment.edges[i];
-		const struct sl_flow_ops *ops = seat->side == SL_BACK ? r->inst.layer->front : r->inst.layer->back;
-		int err;
+	const struct sl_edge_seat *seat = &r->inst.assignment.edges[n];
+	const struct sl_flow_ops *ops = seat->side == SL_BACK ? r->inst.layer->front : r->inst.layer->back;
+	int err;
 
-		if (seat->edge_id != edge_id || r->edges[i])
-			continue;
-		if (!ops)
-			return sl_instance_fail(&r->inst, EINVAL, "layer %s has nothing on that side of an edge", r->inst.layer->name);
-		err = sl_edge_attach(fd, !r->guest, seat, r->inst.layer->id, r->inst.vm_id, r->guest ? &guest_edge_ops : &edge_ops, ops, r,
-				     &r->edges[i]);
-		return err ? sl_instance_fail(&r->inst, -err, "edge %#x: %s", edge_id, strerror(-err)) : 0;
+	if (!ops) {
+		close(fd);
+		return sl_instance_fail(&r->inst, EINVAL, "layer %s has nothing on that side of an edge", r->inst.layer->name);
 	}
-	return sl_instance_fail(&r->inst, EINVAL, "edge %#x is not in the assignment", edge_id);
-}
-
-static int edge_fd_recv(int sock, int timeout_ms, __u32 *edge_id, int *fd)
-{
-	union {
-		char room[CMSG_SPACE(sizeof(int))];
-		struct cmsghdr align;
-	} control;
-	struct iovec v = {edge_id, sizeof(*edge_id)};
-	struct msghdr m = {.msg_iov = &v, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)};
-	struct pollfd p = {.fd = sock, .events = POLLIN};
-	struct cmsghdr *c;
-
-	if (poll(&p, 1, timeout_ms) != 1)
-		return -ETIMEDOUT;
-	if (recvmsg(sock, &m, MSG_CMSG_CLOEXEC) != sizeof(*edge_id))
-		return -EPROTO;
-	c = CMSG_FIRSTHDR(&m);
-	if (!c || c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
-		return -EPROTO;
-	memcpy(fd, CMSG_DATA(c), sizeof(*fd));
-	return 0;
-}
-
-int sl_edges_attach(struct sl_runner *r, int edges_fd, int timeout_ms)
-{
-	for (r->nb_edges = 0; r->nb_edges < r->inst.assignment.nb_edges; r->nb_edges++) {
-		__u32 edge_id;
-		int fd, err = edge_fd_recv(edges_fd, timeout_ms, &edge_id, &fd);
-
-		if (err)
-			return sl_instance_fail(&r->inst, -err, "waiting for the memory of %u edges: %s",
-						r->inst.assignment.nb_edges, strerror(-err));
-		err = sl_edge_take(r, edge_id, fd);
-		close(fd);   /* the mapping is the permission; the descriptor is not needed for it */
-		if (err)
-			return err;
-	}
-	return 0;
+	err = sl_edge_attach(fd, !r->guest, seat, r->inst.layer->id, r->inst.vm_id, r->guest ? &guest_edge_ops : &edge_ops, ops, r,
+			     &r->edges[n]);
+	if (!err && r->guest)
+		return sl_guest_edge_watch(r, n, fd);
+	close(fd);   /* the mapping is the permission; the descriptor is not needed for it */
+	return err ? sl_instance_fail(&r->inst, -err, "edge %#x: %s", seat->edge_id, strerror(-err)) : 0;
 }
 
 /* --- commands and routes --- */
@@ -191,8 +141,9 @@ static void routes_poll(struct sl_runner *r, unsigned i)
 
 	if (sl_peek_u32(&r->routes[i].seq) == r->routes_seen[i])
 		return;
-	r->routes_seen[i] = seq_copy(&r->routes[i].seq, &page, &r->routes[i], sizeof(page));
-	if (!r->routes_seen[i])
+	r->routes_seen[i] = sl_seq_copy(&r->routes[i].seq, &page, &r->routes[i], sizeof(page));
+	/* one written for another assignment is of another edge */
+	if (!r->routes_seen[i] || page.assignment != r->inst.assignment.seq)
 		return;
 	sl_edge_routes_set(r->edges[i], &page, doorbell_of);
 }
@@ -227,6 +178,8 @@ void sl_control_poll(struct sl_runner *r)
 {
 	uint32_t seq = sl_observe_u32(&r->control->cmd_seq);
 
+	if (sl_peek_u32(&r->assignment->seq) != r->inst.assignment.seq)
+		r->assignment_due = true;
 	for (unsigned i = 0; i < r->nb_edges; i++)
 		routes_poll(r, i);
 	r->inst.trace_every = sl_peek_u32(&r->control->trace_every);
@@ -331,8 +284,8 @@ void sl_status_publish(struct sl_runner *r, bool tell)
 	s->oldest_ns = sl_answer_oldest(&r->inst);
 	s->cmd_seen = r->cmd_seen;
 	s->assignment_seen = r->inst.assignment.seq;
-	for (unsigned i = 0; i < r->nb_edges; i++)
-		s->routes_seen[i] = r->edges[i]->routes_epoch;
+	for (unsigned i = 0; i < SL_EDGES_MAX; i++)
+		s->routes_seen[i] = i < r->nb_edges ? r->edges[i]->routes_epoch : 0;
 	s->pid = (__u32)getpid();
 	s->error = (__u32)r->error_code;
 	s->busy_ns = r->busy_ns;
@@ -369,13 +322,13 @@ struct sl_edge *sl_instance_next_edge(struct sl_instance *inst, unsigned service
 	return next >= 0 && (unsigned)next < r->nb_edges ? r->edges[next] : NULL;
 }
 
-const void *sl_instance_conf(struct sl_instance *inst, enum sl_conf_type type, unsigned n, uint32_t *len)
+const void *sl_conf_find(const struct sl_control *c, enum sl_conf_type type, unsigned n, uint32_t *len)
 {
-	const struct sl_runner *r = sl_runner_of(inst);
-	uint32_t at = 0, all = r->control->conf_len;
+	const uint8_t *conf = (const uint8_t *)c + c->conf_off;
+	uint32_t at = 0, all = sl_min(c->conf_len, (uint32_t)SL_CONF_LEN);
 
 	while (all - at >= sizeof(struct sl_conf_item)) {
-		const struct sl_conf_item *item = (const void *)(r->conf + at);
+		const struct sl_conf_item *item = (const void *)(conf + at);
 		uint32_t room = all - at - (uint32_t)sizeof(*item);
 
 		if (item->type == SL_CONF_END || item->length > room)
@@ -387,6 +340,11 @@ const void *sl_instance_conf(struct sl_instance *inst, enum sl_conf_type type, u
 		at += (uint32_t)sizeof(*item) + sl_min((item->length + 7) & ~7u, room);
 	}
 	return NULL;
+}
+
+const void *sl_instance_conf(struct sl_instance *inst, enum sl_conf_type type, unsigned n, uint32_t *len)
+{
+	return sl_conf_find(sl_runner_of(inst)->control, type, n, len);
 }
 
 void sl_instance_conf_wipe(struct sl_instance *inst, const void *data, uint32_t len)

@@ -1,27 +1,38 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* The first process of a guest: it keeps its rights, runs nobody's protocol, and hands the instance what that may have. */
 #include "instance/guest.h"
 
 #include <dirent.h>
 #include <fcntl.h>
 #include <linux/random.h>
-#include <openssl/rand.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "instance/instance.h"
+#include "layers/tcp/net.h"
 
 #define MODULES "/modules"
 
 enum {
-	EDGES_TIMEOUT_MS = 10000,
-	LOOK_MS = 100,   /* a notice of the kernel may be lost */
+	LOOK_MS = 100,          /* a notice of the kernel may be lost */
+	NET_TIMEOUT_MS = 10000,
+};
+
+struct first {
+	struct sl_log log;
+	int uevents;
+	int bell;               /* the instance's */
+	int sock;               /* to the instance: it asks, and is granted */
+	struct sl_guest_doorbell doorbell;
+	struct sl_control *control;
 };
 
 /* --- the machine --- */
@@ -72,195 +83,195 @@ static void modules_load(const struct sl_log *log)
 		free(list);
 }
 
-/* --- the instance --- */
+/* --- what the instance is granted --- */
+
+struct grants {
+	struct sl_grants head;
+	int fds[SL_GRANTS_MAX];
+};
+
+static void grant_add(struct grants *g, enum sl_grant_kind kind, uint32_t number, int fd)
+{
+	if (fd < 0 || g->head.nb == SL_GRANTS_MAX)
+		return;
+	g->head.entries[g->head.nb] = (struct sl_grant){(__u32)kind, number};
+	g->fds[g->head.nb++] = fd;
+}
+
+static void grants_send(const struct first *f, struct grants *g)
+{
+	union {
+		char room[CMSG_SPACE(sizeof(g->fds))];
+		struct cmsghdr align;
+	} control = {0};
+	size_t len = g->head.nb * sizeof(int);
+	struct iovec v = {&g->head, offsetof(struct sl_grants, entries) + g->head.nb * sizeof(struct sl_grant)};
+	struct msghdr m = {.msg_iov = &v, .msg_iovlen = 1};
+
+	if (len) {
+		struct cmsghdr *c = &control.align;
+
+		m.msg_control = &control;
+		m.msg_controllen = CMSG_SPACE(len);
+		*c = (struct cmsghdr){.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(len)};
+		memcpy(CMSG_DATA(c), g->fds, len);
+	}
+	if (sendmsg(f->sock, &m, MSG_NOSIGNAL) < 0)
+		sl_log(&f->log, "warning", "grants: %s", strerror(errno));
+	while (g->head.nb)
+		close(g->fds[--g->head.nb]);
+}
+
+static bool superseded(const struct first *f, uint32_t seq)
+{
+	const struct sl_assignment *a = (const void *)((const char *)f->control + f->control->assignment_off);
+
+	return __atomic_load_n(&a->seq, __ATOMIC_RELAXED) != seq;
+}
+
+/* A device may be plugged after the assignment was written. One that does not come is missed by the instance. */
+static int edge_wait(const struct first *f, uint32_t edge_id, uint32_t seq)
+{
+	uint64_t deadline = sl_now_ns() + SL_GUEST_EDGES_TIMEOUT_MS * 1000000ull;
+	int fd;
+
+	while ((fd = sl_guest_edge_open(edge_id, &f->log)) == -EAGAIN && sl_now_ns() < deadline && !superseded(f, seq))
+		sl_guest_uevents_wait(f->uevents, LOOK_MS);
+	return fd;
+}
+
+static void listeners_add(const struct first *f, const struct sl_assignment *a, struct grants *g)
+{
+	struct sl_listener listeners[SL_LISTENERS_MAX];
+	uint32_t len;
+	const struct sl_tcp_conf *conf = sl_conf_find(f->control, SL_CONF_TCP, 0, &len);
+	int nb = conf && len == sizeof(*conf) ? sl_net_setup(a, (int)conf->backlog, NET_TIMEOUT_MS, listeners) : -EINVAL;
+
+	if (nb < 0)
+		sl_log(&f->log, "error", "eth0: %s", strerror(-nb));
+	for (int i = 0; i < nb; i++)
+		grant_add(g, SL_GRANT_LISTENER, listeners[i].service, listeners[i].fd);
+}
+
+static void root_add(const struct first *f, struct grants *g)
+{
+	uint32_t len;
+	const struct sl_app_conf *conf = sl_conf_find(f->control, SL_CONF_APP, 0, &len);
+
+	if (conf && len == sizeof(*conf) && *conf->root && !conf->root[sizeof(conf->root) - 1])
+		grant_add(g, SL_GRANT_ROOT, 0, open((const char *)conf->root, O_PATH | O_DIRECTORY | O_CLOEXEC));
+}
+
+/* What the assignment of that seq needs. */
+static void assignment_grant(const struct first *f, uint32_t seq)
+{
+	const struct sl_assignment *shared = (const void *)((const char *)f->control + f->control->assignment_off);
+	struct grants g = {.head = {.assignment = seq}};
+	struct sl_assignment a;
+
+	if (sl_seq_copy(&shared->seq, &a, shared, sizeof(a)) != seq || a.layer == SL_LAYER_NONE)
+		return;
+	if (a.layer == SL_LAYER_TCP)
+		listeners_add(f, &a, &g);
+	if (a.layer == SL_LAYER_APP)
+		root_add(f, &g);
+	for (unsigned i = 0; i < sl_min(a.nb_edges, (__u8)SL_EDGES_MAX); i++)
+		grant_add(&g, SL_GRANT_EDGE, a.edges[i].edge_id, edge_wait(f, a.edges[i].edge_id, seq));
+	grants_send(f, &g);
+}
+
+/* --- life --- */
 
 /* A restored machine continues with its twins' random numbers. The order matters: the last call is the one that takes
- * effect in the kernel, and OpenSSL's generators must fetch from there only after it. */
-static int entropy_take(struct sl_runner *r)
+ * effect. OpenSSL's generators fetch from the kernel after it, in the instance. */
+static int entropy_take(const struct first *f)
 {
+	struct sl_control *c = f->control;
 	struct {
 		struct rand_pool_info info;
-		__u8 seed[sizeof(r->control->entropy)];
+		__u8 seed[sizeof(c->entropy)];
 	} pool = {.info = {.entropy_count = 8 * sizeof(pool.seed), .buf_size = sizeof(pool.seed)}};
 	int fd = open("/dev/urandom", O_RDWR | O_CLOEXEC), err = 0;
 
 	if (fd < 0)
 		return -errno;
-	memcpy(pool.info.buf, r->control->entropy, sizeof(pool.seed));
-	explicit_bzero(r->control->entropy, sizeof(pool.seed));   /* nobody shall learn it later */
+	memcpy(pool.info.buf, c->entropy, sizeof(pool.seed));
+	explicit_bzero(c->entropy, sizeof(pool.seed));   /* nobody shall learn it later */
 	if (write(fd, pool.info.buf, sizeof(pool.seed)) != sizeof(pool.seed) || ioctl(fd, RNDADDENTROPY, &pool) || ioctl(fd, RNDRESEEDCRNG))
 		err = -errno;
 	close(fd);
 	explicit_bzero(&pool, sizeof(pool));
-	return err ? err : RAND_poll() == 1 ? 0 : -EIO;
-}
-
-static int control_wait(struct sl_runner *r)
-{
-	struct sl_guest *g = r->guest;
-	int err;
-
-	while (g->doorbell_fd < 0) {
-		sl_guest_devices_look(g, &r->log);
-		if (g->doorbell_fd < 0)
-			sl_guest_wait(g, -1);
-	}
-	r->control_fd = g->doorbell_fd;
-	r->doorbells.sock = -1;
-	r->doorbells.own = g->bell;
-	r->doorbells.vm_id = g->vm_id;
-	err = sl_control_attach(r);
-	if (err)
-		return err;
-	snprintf(r->log.who, sizeof(r->log.who), "\"vm_id\":%u", r->inst.vm_id);
-	err = entropy_take(r);
-	return err ? sl_instance_fail(&r->inst, -err, "random seed: %s", strerror(-err)) : 0;
-}
-
-/* Warm: alive and published, without a layer. */
-static int assignment_wait(struct sl_runner *r)
-{
-	int err;
-
-	r->awake_since = r->busy_since = sl_now_ns();
-	sl_state_set(r, SL_VM_BOOTING);
-	while ((err = sl_assignment_take(r)) == -EAGAIN) {
-		sl_guest_wait(r->guest, LOOK_MS);
-		r->inst.now_ns = r->awake_since = r->busy_since = sl_now_ns();
-		sl_status_publish(r, false);
-	}
-	if (!err)
-		snprintf(r->log.who, sizeof(r->log.who), "\"vm_id\":%u,\"layer\":\"%s\"", r->inst.vm_id, r->inst.layer->name);
 	return err;
 }
 
-/* --- edges --- */
-
-static struct sl_runner *running;   /* for the signal handler, which gets no argument */
-
-/* The memory of an edge was taken away under us. Nothing may look at an edge any more, and nothing can go on without
- * it. */
-static _Noreturn void edge_lost(struct sl_runner *r)
+/* The doorbell device has come: the machine is somebody. */
+static int control_grant(struct first *f)
 {
-	static const char why[] = "an edge's memory was unplugged while in use";
-
-	r->nb_edges = 0;
-	r->error_code = ENODEV;
-	memcpy(r->error, why, sizeof(why));
-	sl_state_set(r, SL_VM_FAILED);
-	_exit(1);
-}
-
-static void bus_error(int number)
-{
-	(void)number;
-	edge_lost(running);   /* the control region is memory of a device too: if that is gone, the second signal ends us */
-}
-
-static void device_gone(struct sl_instance *inst, struct sl_watch *w, uint32_t events)
-{
-	(void)w;
-	(void)events;
-	edge_lost(sl_runner_of(inst));
-}
-
-static int edge_wait(struct sl_runner *r, uint32_t edge_id, uint64_t deadline_ns)
-{
-	struct sl_guest *g = r->guest;
-	struct sl_guest_device *d;
+	struct grants g = {0};
 	int err;
 
-	for (; !(d = sl_guest_edge(g, edge_id)); sl_guest_devices_look(g, &r->log)) {
-		if (sl_now_ns() >= deadline_ns)
-			return sl_instance_fail(&r->inst, ETIMEDOUT, "no device with the memory of edge %#x", edge_id);
-		sl_guest_wait(g, LOOK_MS);
-	}
-	err = sl_edge_take(r, edge_id, d->fd);
-	if (err || !g->driver)
+	while ((err = sl_guest_doorbell_open(&f->doorbell, f->bell, &f->log)) == -EAGAIN)
+		sl_guest_uevents_wait(f->uevents, -1);
+	err = err ? err : sl_control_map(f->doorbell.memory, f->doorbell.vm_id, &f->control);
+	err = err ? err : entropy_take(f);
+	if (err)
 		return err;
-	d->watch = (struct sl_watch){.fd = d->fd, .ready = device_gone};   /* no event asked for: EPOLLHUP comes unasked */
-	err = sl_watch_add(&r->inst, &d->watch);
-	return err ? sl_instance_fail(&r->inst, -err, "epoll: %s", strerror(-err)) : 0;
-}
-
-static int edges_wait(struct sl_runner *r)
-{
-	struct sigaction lost = {.sa_handler = bus_error, .sa_flags = (int)SA_RESETHAND};
-	uint64_t deadline = sl_now_ns() + EDGES_TIMEOUT_MS * 1000000ull;
-
-	running = r;
-	if (sigaction(SIGBUS, &lost, NULL))
-		return -errno;
-	sl_guest_devices_look(r->guest, &r->log);
-	for (r->nb_edges = 0; r->nb_edges < r->inst.assignment.nb_edges; r->nb_edges++) {
-		int err = edge_wait(r, r->inst.assignment.edges[r->nb_edges].edge_id, deadline);
-
-		if (err)
-			return err;
-	}
+	grant_add(&g, SL_GRANT_CONTROL, f->doorbell.vm_id, f->doorbell.memory);
+	grant_add(&g, SL_GRANT_REGISTERS, f->doorbell.vm_id, f->doorbell.regs);
+	grants_send(f, &g);
 	return 0;
 }
 
-/* --- the whole --- */
-
-static int prepare(struct sl_runner *r)
+static void serve(struct first *f)
 {
-	const struct sl_layer *layer;
-	int err = control_wait(r);
+	uint32_t seq;
+	int err = control_grant(f);
 
-	err = err ? err : assignment_wait(r);
-	if (err)
-		return err;
-	layer = r->inst.layer;
-	r->epfd = epoll_create1(EPOLL_CLOEXEC);
-	if (r->epfd < 0)
-		return sl_instance_fail(&r->inst, errno, "epoll: %s", strerror(errno));
-	err = layer->init ? layer->init(&r->inst) : 0;
-	err = !err && layer->setup ? layer->setup(&r->inst) : err;
-	err = err ? err : edges_wait(r);
-	if (err)
-		return err;
-	err = sl_sandbox_close_guest(layer->syscalls);
-	return err ? sl_instance_fail(&r->inst, -err, "sandbox: %s", strerror(-err)) : 0;
+	if (err) {
+		sl_log(&f->log, "error", "control region: %s", strerror(-err));
+		shutdown(f->sock, SHUT_RDWR);
+		return;
+	}
+	while (recv(f->sock, &seq, sizeof(seq), 0) == sizeof(seq))
+		assignment_grant(f, seq);
 }
 
-static int instance_run(void)
+static int prepare(struct first *f, int *theirs)
 {
-	struct sl_runner *r = calloc(1, sizeof(*r));
-	struct sl_guest *g = calloc(1, sizeof(*g));
-	int err;
+	int pair[2];
 
-	if (!r || !g)
-		return -ENOMEM;
-	signal(SIGPIPE, SIG_IGN);
-	snprintf(r->log.who, sizeof(r->log.who), "\"vm_id\":0");
-	r->guest = g;
-	err = sl_guest_open(g);
-	if (err)
-		return sl_instance_fail(&r->inst, -err, "guest: %s", strerror(-err));
-	err = prepare(r);
-	err = err ? err : sl_loop_run(r);
-	if (err && r->status)
-		sl_state_set(r, SL_VM_FAILED);
-	return err;
+	f->uevents = sl_guest_uevents_open();   /* first: whatever comes from now on is noticed */
+	f->bell = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	if (f->uevents < 0 || f->bell < 0 || socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair))
+		return -errno;
+	f->sock = pair[0];
+	*theirs = pair[1];
+	return 0;
 }
 
 int sl_guest_main(void)
 {
-	struct sl_log log = {.who = "\"vm_id\":0"};
-	int status = 0, err = mounts_make();
+	struct first f = {.log = {.who = "\"vm_id\":0"}};
+	int status = 0, sock = -1, err = mounts_make();
 	pid_t child;
 
+	err = err ? err : prepare(&f, &sock);
 	if (err)
-		sl_log(&log, "error", "mounts: %s", strerror(-err));
-	modules_load(&log);
+		sl_log(&f.log, "error", "mounts and sockets: %s", strerror(-err));
+	modules_load(&f.log);
 	child = fork();   /* pid 1 stays behind: its death would be a panic of the kernel, and not tell why */
-	if (!child)
-		_exit(instance_run() ? 1 : 0);
+	if (!child) {
+		close(f.sock);
+		close(f.uevents);
+		_exit(sl_guest_instance(sock, f.bell));
+	}
+	close(sock);
+	if (child > 0)
+		serve(&f);
 	while (child > 0 && waitpid(child, &status, 0) != child)
 		;
 	if (child < 0 || !WIFEXITED(status) || WEXITSTATUS(status))
-		sl_log(&log, "error", "the instance ended: %s %d", child < 0 ? "fork" : WIFSIGNALED(status) ? "signal" : "exit status",
+		sl_log(&f.log, "error", "the instance ended: %s %d", child < 0 ? "fork" : WIFSIGNALED(status) ? "signal" : "exit status",
 		       child < 0 ? errno : WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
 	reboot(RB_POWER_OFF);
 	return 1;

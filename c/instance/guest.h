@@ -1,17 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The instance as the first program of a virtual machine: what the sandbox, the ivshmem connection and passed
- * descriptors are to a process instance, here are the machine itself and its devices:
+/* The instance in a virtual machine. What the manager and the holder are to a process instance, here are devices and the
+ * guest's first process:
  *
  *   one ivshmem-doorbell device, for life     control region, own id, doorbells
  *   one ivshmem-plain device for each edge    its memory, known by the edge_id in its header
+ *   a network interface, for tcp              eth0
  *
- * Both come through the driver's /dev/sl_ivshmemN (abi/ivshmem.h). Where the driver can not be loaded: PCI resources in
- * sysfs, sleeps of some milliseconds in place of the own doorbell, and no notice of an unplug: then a device must not
- * be taken away before the instance is GONE.
+ * The first process makes the machine usable, starts the instance behind the same walls as anywhere, and hands it what it
+ * asks for: devices opened, eth0 set up with its listening sockets, the app's folder. Devices come through the driver's
+ * /dev/sl_ivshmemN (abi/ivshmem.h). Where the driver can not be loaded: PCI resources in sysfs, sleeps of some
+ * milliseconds in place of the own doorbell, and no notice of an unplug: then a device must not be taken away before the
+ * instance has let go of it (assignment_seen).
  *
- * Devices may come at any time: a machine restored from a snapshot that had none waits here until they are plugged.
- * With a device and no assignment it is a warm instance: it publishes a heartbeat as BOOTING without a layer until it
- * is assigned one. */
+ * Devices may come at any time: a machine restored from a snapshot that had none waits here until they are plugged. All
+ * that takes time is done before that: the instance has its layers loaded and its walls closed. */
 #ifndef SL_GUEST_H
 #define SL_GUEST_H
 
@@ -21,41 +23,53 @@
 #include "base/log.h"
 #include "instance/layer.h"
 
-enum { SL_GUEST_DEVICES_MAX = SL_EDGES_MAX + 4 };   /* edges, the doorbell, and some that are plugged and not ours (yet) */
+struct sl_runner;
 
-struct sl_guest_device {
-	int fd;                 /* its memory: mmap, lseek */
-	char name[32];          /* of its node, or its PCI address */
-	uint32_t edge_id;       /* 0: the doorbell, or an edge not formatted yet */
-	struct sl_watch watch;  /* tells that it is gone */
+enum { SL_GUEST_EDGES_TIMEOUT_MS = 10000 };
+
+/* What the first process opens, and the instance needs for its life */
+struct sl_guest_doorbell {
+	int memory;             /* the control region */
+	int regs;               /* without the driver: its registers; else -1 */
+	uint16_t vm_id;
 };
 
+/* On the instance's side */
 struct sl_guest {
-	bool driver;            /* loaded */
-	int uevents;
+	bool driver;            /* loaded: /dev/sl_ivshmemN */
 	int bell;               /* own doorbell */
-	int doorbell_fd;        /* the doorbell device, -1: not plugged yet */
-	uint32_t *regs;         /* without the driver: its registers */
+	struct sl_guest_doorbell doorbell;
+	uint32_t *regs;         /* without the driver */
 	uint64_t requests;      /* without the driver: as last seen, and until when to look often */
 	uint64_t busy_until_ns;
-	uint16_t vm_id;         /* as the doorbell device knows it */
-	struct sl_guest_device devices[SL_GUEST_DEVICES_MAX];
-	unsigned nb_devices;
+	struct sl_watch edges[SL_EDGES_MAX];   /* tell that the device is gone; fd -1: no edge */
 };
 
+/* guest.c: the first process */
 /* Everything: mounts, modules, the instance as a child, and the end of the machine when that ends. Call it as pid 1,
  * with no threads. Does not return, unless the machine can not even be switched off. */
 int sl_guest_main(void);
 
-/* --- guest_devices.c --- */
+/* guest_devices.c: the first process */
+/* Whether the driver was loaded. */
+bool sl_guest_driver(void);
+/* A socket that tells of devices that come and go, or -errno. */
+int sl_guest_uevents_open(void);
+/* Waits until a device came or went, at most timeout_ms; -1: for ever. */
+void sl_guest_uevents_wait(int uevents, int timeout_ms);
+/* The doorbell device, which rings bell from now on. 0, -EAGAIN: none yet, or -errno. */
+int sl_guest_doorbell_open(struct sl_guest_doorbell *d, int bell, const struct sl_log *log);
+/* The device with the memory of that edge: a descriptor, or -EAGAIN: none yet. */
+int sl_guest_edge_open(uint32_t edge_id, const struct sl_log *log);
 
-int sl_guest_open(struct sl_guest *g);
-/* Waits until something was plugged or somebody rang, at most timeout_ms; -1: for ever. */
-void sl_guest_wait(struct sl_guest *g, int timeout_ms);
-/* Opens what has come since the last look. */
-void sl_guest_devices_look(struct sl_guest *g, const struct sl_log *log);
-/* The device with the memory of that edge, or NULL: none yet. */
-struct sl_guest_device *sl_guest_edge(struct sl_guest *g, uint32_t edge_id);
+/* guest_instance.c: the instance */
+/* Runs the instance until its end; sock is its socket of grants. Exit status. */
+int sl_guest_instance(int sock, int bell);
+/* Tells the first process that there is another assignment. */
+void sl_guest_ask(struct sl_runner *r);
+/* Keeps an edge's descriptor, so that its unplug is noticed; closes it. */
+int sl_guest_edge_watch(struct sl_runner *r, unsigned n, int fd);
+void sl_guest_edge_forget(struct sl_runner *r, unsigned n);
 /* How long the loop may sleep: shorter where nobody can wake it. */
 int sl_guest_sleep_ms(struct sl_guest *g, const struct sl_instance *inst, int timeout_ms);
 /* Rings a peer's doorbell; true if the device took it. */

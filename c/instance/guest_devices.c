@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Finding a guest's ivshmem devices, and their doorbells. */
+/* Finding a guest's ivshmem devices. A device that is open already, here or in the instance, is somebody's: the driver lets
+ * nobody else open it. */
 #include <dirent.h>
 #include <fcntl.h>
 #include <linux/netlink.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -25,45 +25,34 @@
 #define DRIVER "/sys/bus/pci/drivers/sl_ivshmem"
 #define PCI "/sys/bus/pci/devices"
 
-enum {
-	PAGE_LEN = 4096,
-	/* without the driver, as nobody can wake us; each wake-up under TCG is about 0.4 ms of a core */
-	SLEEP_BUSY_MS = 2,
-	SLEEP_IDLE_MS = 40,
-	BUSY_NS = 500000000,   /* since the last work */
-};
+enum { PAGE_LEN = 4096 };
 
-static int uevents_open(void)
+bool sl_guest_driver(void)
+{
+	return !access(DRIVER, F_OK);
+}
+
+int sl_guest_uevents_open(void)
 {
 	struct sockaddr_nl a = {.nl_family = AF_NETLINK, .nl_groups = 1};
 	int fd = socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_KOBJECT_UEVENT);
 
 	if (fd >= 0 && bind(fd, (struct sockaddr *)&a, sizeof(a))) {
+		int err = -errno;
+
 		close(fd);
-		return -1;
+		return err;
 	}
-	return fd;
+	return fd < 0 ? -errno : fd;
 }
 
-int sl_guest_open(struct sl_guest *g)
+void sl_guest_uevents_wait(int uevents, int timeout_ms)
 {
-	memset(g, 0, sizeof(*g));
-	g->doorbell_fd = -1;
-	g->driver = !access(DRIVER, F_OK);
-	g->uevents = uevents_open();
-	g->bell = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-	return g->uevents < 0 || g->bell < 0 ? -errno : 0;
-}
-
-void sl_guest_wait(struct sl_guest *g, int timeout_ms)
-{
-	struct pollfd p[] = {{.fd = g->uevents, .events = POLLIN}, {.fd = g->bell, .events = POLLIN}};
+	struct pollfd p = {.fd = uevents, .events = POLLIN};
 	char text[4096];
 
-	if (poll(p, sl_nb(p), timeout_ms) <= 0)
-		return;
-	for (unsigned i = 0; i < sl_nb(p); i++)
-		while (p[i].revents && read(p[i].fd, text, sizeof(text)) > 0)
+	if (poll(&p, 1, timeout_ms) > 0)
+		while (read(uevents, text, sizeof(text)) > 0)
 			;
 }
 
@@ -78,24 +67,6 @@ static uint32_t edge_id_of(int fd)
 		id = sl_peek_u32(&region->edge_id);
 	munmap((void *)(uintptr_t)region, PAGE_LEN);
 	return id;
-}
-
-/* A node of the driver: 1 if it is the doorbell, 0 if it is an edge's memory, or -errno. */
-static int node_take(struct sl_guest *g, int fd, const struct sl_log *log)
-{
-	struct sl_ivshmem_eventfd e = {.vector = 0, .fd = g->bell};
-	struct sl_ivshmem_info i;
-
-	if (ioctl(fd, IOC_INFO, &i))
-		return -errno;
-	if (!i.cached && i.nb_vectors == 0)   /* a control region is too small and too seldom read to matter */
-		sl_log(log, "warning", "an edge's memory is uncached; plug it while the machine runs");
-	if (!i.nb_vectors)
-		return 0;
-	if (ioctl(fd, IOC_EVENTFD, &e))
-		return -errno;
-	g->vm_id = (uint16_t)i.peer_id;
-	return 1;
 }
 
 static uint64_t pci_number(const char *name, const char *file, int line)
@@ -119,27 +90,6 @@ static int pci_open(const char *name, const char *file)
 
 	snprintf(path, sizeof(path), PCI "/%s/%s", name, file);
 	return open(path, O_RDWR | O_CLOEXEC);
-}
-
-/* As node_take, for a PCI device without its driver. resource2 is mapped uncached: slow, but ordered like memory, which
- * resource2_wc is not. */
-static int resource_take(struct sl_guest *g, const char *name)
-{
-	void *regs;
-	int fd;
-
-	if (!pci_number(name, "resource", 1))   /* no table of interrupts */
-		return 0;
-	fd = pci_open(name, "resource0");
-	if (fd < 0)
-		return -errno;
-	regs = mmap(NULL, PAGE_LEN, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	close(fd);
-	if (regs == MAP_FAILED)
-		return -errno;
-	g->regs = regs;
-	g->vm_id = (uint16_t)sl_peek_u32(&g->regs[SL_IVSHMEM_REG_POSITION / 4]);
-	return 1;
 }
 
 static int resource_open(const char *name)
@@ -169,76 +119,108 @@ static int node_open(const char *name)
 	return open(path, O_RDWR | O_CLOEXEC);
 }
 
-static bool known(const struct sl_guest *g, const char *name)
+/* --- the doorbell --- */
+
+static int node_doorbell(int fd, struct sl_guest_doorbell *d, int bell)
 {
-	for (unsigned i = 0; i < g->nb_devices; i++)
-		if (!strcmp(g->devices[i].name, name))
-			return true;
-	return false;
+	struct sl_ivshmem_eventfd e = {.vector = 0, .fd = bell};
+	struct sl_ivshmem_info i;
+
+	if (ioctl(fd, IOC_INFO, &i))
+		return -errno;
+	if (!i.nb_vectors)
+		return -EAGAIN;
+	if (ioctl(fd, IOC_EVENTFD, &e))
+		return -errno;
+	*d = (struct sl_guest_doorbell){.memory = fd, .regs = -1, .vm_id = (uint16_t)i.peer_id};
+	return 0;
 }
 
-static void device_take(struct sl_guest *g, const char *name, const struct sl_log *log)
+static int resource_doorbell(const char *name, int fd, struct sl_guest_doorbell *d)
 {
-	struct sl_guest_device *d = &g->devices[g->nb_devices];
-	int fd, kind;
+	const uint32_t *regs;
 
-	if (g->nb_devices == SL_GUEST_DEVICES_MAX || strlen(name) >= sizeof(d->name) || known(g, name))
-		return;
-	fd = g->driver ? node_open(name) : resource_open(name);
-	if (fd < 0)
-		return;
-	kind = g->driver ? node_take(g, fd, log) : resource_take(g, name);
-	if (kind < 0) {
-		sl_log(log, "warning", "device %s: %s", name, strerror(-kind));
-		close(fd);
-		return;
-	}
-	*d = (struct sl_guest_device){.fd = fd};
-	strcpy(d->name, name);
-	g->nb_devices++;
-	if (kind)
-		g->doorbell_fd = fd;
+	if (!pci_number(name, "resource", 1))   /* no table of interrupts */
+		return -EAGAIN;
+	*d = (struct sl_guest_doorbell){.memory = fd, .regs = pci_open(name, "resource0")};
+	if (d->regs < 0)
+		return -errno;
+	regs = mmap(NULL, PAGE_LEN, PROT_READ | PROT_WRITE, MAP_SHARED, d->regs, 0);
+	if (regs == MAP_FAILED)
+		return -errno;
+	d->vm_id = (uint16_t)sl_peek_u32(&regs[SL_IVSHMEM_REG_POSITION / 4]);
+	munmap((void *)(uintptr_t)regs, PAGE_LEN);
+	return 0;
 }
 
-void sl_guest_devices_look(struct sl_guest *g, const struct sl_log *log)
+/* --- the search --- */
+
+/* Calls found with each device that can be opened, until it returns anything but -EAGAIN; it then has taken the
+ * descriptor over. */
+static int devices_try(int (*found)(const char *name, int fd, void *arg), void *arg, const struct sl_log *log)
 {
-	DIR *dir = opendir(g->driver ? DEVICES : PCI);
+	bool driver = sl_guest_driver();
+	DIR *dir = opendir(driver ? DEVICES : PCI);
 	const struct dirent *e;
+	int err = -EAGAIN;
 
-	while (dir && (e = readdir(dir)))
-		device_take(g, e->d_name, log);
+	while (err == -EAGAIN && dir && (e = readdir(dir))) {
+		int fd = driver ? node_open(e->d_name) : resource_open(e->d_name);
+
+		if (fd < 0)
+			continue;
+		err = found(e->d_name, fd, arg);
+		if (err == -EAGAIN)
+			close(fd);
+		else if (err < 0)
+			sl_log(log, "warning", "device %s: %s", e->d_name, strerror(-err));
+	}
 	if (dir)
 		closedir(dir);
-	for (unsigned i = 0; i < g->nb_devices; i++)
-		if (!g->devices[i].edge_id && g->devices[i].fd != g->doorbell_fd)
-			g->devices[i].edge_id = edge_id_of(g->devices[i].fd);
+	return err;
 }
 
-struct sl_guest_device *sl_guest_edge(struct sl_guest *g, uint32_t edge_id)
+struct doorbell_search {
+	struct sl_guest_doorbell *d;
+	int bell;
+};
+
+static int doorbell_found(const char *name, int fd, void *arg)
 {
-	for (unsigned i = 0; i < g->nb_devices; i++)
-		if (g->devices[i].edge_id == edge_id)
-			return &g->devices[i];
-	return NULL;
+	const struct doorbell_search *s = arg;
+
+	return sl_guest_driver() ? node_doorbell(fd, s->d, s->bell) : resource_doorbell(name, fd, s->d);
 }
 
-int sl_guest_sleep_ms(struct sl_guest *g, const struct sl_instance *inst, int timeout_ms)
+int sl_guest_doorbell_open(struct sl_guest_doorbell *d, int bell, const struct sl_log *log)
 {
-	if (g->driver)
-		return timeout_ms;
-	if (inst->active_flows || inst->requests != g->requests) {
-		g->requests = inst->requests;
-		g->busy_until_ns = inst->now_ns + BUSY_NS;
-	}
-	return sl_min(timeout_ms, inst->now_ns < g->busy_until_ns ? (int)SLEEP_BUSY_MS : (int)SLEEP_IDLE_MS);
+	struct doorbell_search s = {d, bell};
+
+	return devices_try(doorbell_found, &s, log);
 }
 
-bool sl_guest_ring(const struct sl_guest *g, uint16_t vm_id)
-{
-	uint32_t bell = (uint32_t)vm_id << 16;   /* vector 0 */
+struct edge_search {
+	uint32_t edge_id;
+	const struct sl_log *log;
+};
 
-	if (!g->regs)
-		return write(g->doorbell_fd, &bell, sizeof(bell)) == sizeof(bell);
-	sl_publish_u32(&g->regs[SL_IVSHMEM_REG_DOORBELL / 4], bell);
-	return true;
+static int edge_found(const char *name, int fd, void *arg)
+{
+	const struct edge_search *s = arg;
+	struct sl_ivshmem_info i;
+
+	if (!sl_guest_driver() && pci_number(name, "resource", 1))   /* the doorbell */
+		return -EAGAIN;
+	if (edge_id_of(fd) != s->edge_id)
+		return -EAGAIN;
+	if (sl_guest_driver() && !ioctl(fd, IOC_INFO, &i) && !i.cached)
+		sl_log(s->log, "warning", "the memory of edge %#x is uncached; plug it while the machine runs", s->edge_id);
+	return fd;
+}
+
+int sl_guest_edge_open(uint32_t edge_id, const struct sl_log *log)
+{
+	struct edge_search s = {edge_id, log};
+
+	return devices_try(edge_found, &s, log);
 }

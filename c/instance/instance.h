@@ -25,10 +25,14 @@ struct sl_runner {
 	struct sl_route_page *routes;
 	struct sl_vm_status *status;
 	struct sl_trace *trace;
-	const uint8_t *conf;
 	struct sl_guest *guest;               /* NULL: a process, with eventfds as doorbells */
 	struct sl_doorbells doorbells;
-	struct sl_watch doorbell_watch, server_watch;
+	struct sl_watch doorbell_watch, server_watch, grants_watch;
+	int grants_sock;
+	struct sl_grants granted;             /* for the assignment of that seq */
+	int granted_fds[SL_GRANTS_MAX];       /* -1: taken */
+	bool assignment_due;                  /* something came: look at the end of the turn, when no callback is running */
+	bool waiting;                         /* for the grants of the assignment */
 	struct sl_edge *edges[SL_EDGES_MAX];  /* by seat in the assignment */
 	unsigned nb_edges;
 	uint32_t cmd_seen;
@@ -54,14 +58,17 @@ static inline struct sl_runner *sl_runner_of(struct sl_instance *inst)
 }
 
 /* control.c */
+/* Maps a control region and checks its header: -ENOMEM, -EPROTO: another ABI version, -EINVAL: contradictory. */
+int sl_control_map(int fd, uint16_t vm_id, struct sl_control **ret);
 /* Maps control_fd and checks the control region's header. 0 or -errno. */
 int sl_control_attach(struct sl_runner *r);
-/* Copies the assignment and finds the layer. 0, -EAGAIN: there is none yet, or -errno. */
-int sl_assignment_take(struct sl_runner *r);
-/* Attaches the edge of that id, whose memory is fd, to its seat in the assignment. fd may be closed afterwards. */
-int sl_edge_take(struct sl_runner *r, uint32_t edge_id, int fd);
-/* Attaches all edges of the assignment; their memfds come over edges_fd, in any order. */
-int sl_edges_attach(struct sl_runner *r, int edges_fd, int timeout_ms);
+/* Copies what its writer guards by *seq. Returns the even seq of a consistent copy, or 0 if the writer was in between
+ * each time. */
+uint32_t sl_seq_copy(const __u32 *seq, void *to, const void *from, size_t len);
+/* As sl_instance_conf, of any mapped control region. */
+const void *sl_conf_find(const struct sl_control *c, enum sl_conf_type type, unsigned n, uint32_t *len);
+/* Attaches the edge of that seat in the assignment, whose memory is fd. Takes fd over. */
+int sl_edge_take(struct sl_runner *r, unsigned n, int fd);
 /* Carries out what the manager wrote: commands and route pages. */
 void sl_control_poll(struct sl_runner *r);
 /* Peers that join or leave. */
@@ -71,6 +78,18 @@ void sl_status_publish(struct sl_runner *r, bool tell);
 void sl_state_set(struct sl_runner *r, enum sl_vm_state state);
 /* Adds the present stretch of work to busy_ns and begins a new one. */
 void sl_busy_account(struct sl_runner *r, uint64_t now_ns);
+
+/* assign.c */
+/* Of all layers, before the walls close. 0 or -errno, reason recorded. */
+int sl_layers_load(struct sl_runner *r);
+/* Takes in what was granted; the former message's is closed. */
+void sl_grants_recv(struct sl_runner *r);
+void sl_grants_drop(struct sl_runner *r);
+/* Follows the assignment as far as it can: lets go of the former layer, takes the next when its grants have come. 0 or
+ * -errno, reason recorded. Not from within a callback of the loop. */
+int sl_assignment_poll(struct sl_runner *r);
+/* Ends the layer; its edges stay attached. */
+void sl_layer_leave(struct sl_runner *r);
 
 /* loop.c */
 /* Runs until SL_CMD_STOP or drained and told so. */
@@ -86,8 +105,8 @@ struct sl_sandbox {
 int sl_sandbox_enter(const struct sl_sandbox *s);
 /* Empty read-only root, limits, no capability, allow-list of system calls. Nothing can be opened any more. 0 or
  * -errno. */
-int sl_sandbox_close(const int *extra_syscalls);
+int sl_sandbox_close(void);
 /* The same for a guest, whose root is the initramfs. */
-int sl_sandbox_close_guest(const int *extra_syscalls);
+int sl_sandbox_close_guest(void);
 
 #endif

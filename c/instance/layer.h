@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A layer: one protocol's code, as one struct of functions. The instance runs exactly one.
+/* A layer: one protocol's code, as one struct of functions. The instance runs one at a time, and may be given another.
  *
- * Life: init (still privileged, in the host's namespaces: read configuration and keys, open folders) -> own namespaces
- * -> setup (capabilities inside these: network addresses, listening sockets) -> the sandbox closes -> start (edges
- * attached; watch descriptors) -> callbacks of flows, watches and timers -> drain -> stop.
- * Everything runs in one thread; nothing may block. A layer keeps its state behind inst->layer_state. */
+ * Life: load (once for the process, of every layer, before the sandbox closes) -> the sandbox closes -> the instance is
+ * assigned this layer -> init (configuration, keys, granted descriptors) -> edges are attached -> start (watch
+ * descriptors) -> callbacks of flows, watches and timers -> drain -> stop -> perhaps another layer.
+ * Nothing can be opened after load: see SL_GRANT_* in abi/control.h. Everything runs in one thread; nothing may block. A
+ * layer keeps its state behind inst->layer_state. */
 #ifndef SL_LAYER_H
 #define SL_LAYER_H
 
@@ -31,12 +32,15 @@ struct sl_layer {
 	const struct sl_flow_ops *front;     /* flows that the layer before us opens towards us; NULL: we are the first layer */
 	const struct sl_flow_ops *back;      /* flows that we open towards the next layer; NULL: we are the last one */
 
+	/* What a library reads or seeds when it is used first. 0 or -errno. NULL: nothing to do */
+	int (*load)(void);
 	/* Returns 0 or -errno after sl_instance_fail() has put the reason into words. */
 	int (*init)(struct sl_instance *inst);
-	int (*setup)(struct sl_instance *inst);     /* NULL: nothing to do */
 	int (*start)(struct sl_instance *inst);     /* NULL: nothing to do */
 	/* No new flow from now on; end idle ones politely. The instance is drained once inst->active_flows is 0. */
 	void (*drain)(struct sl_instance *inst);
+	/* Gives back everything: memory, descriptors, watches, timers; wipes secrets. Flows that are open may be left to the
+	 * instance, which ends them without a callback. NULL state: init has failed */
 	void (*stop)(struct sl_instance *inst);
 	/* extra system calls that the layer needs after the sandbox has closed, ends with -1; NULL: none */
 	const int *syscalls;
@@ -75,6 +79,10 @@ struct sl_instance *sl_flow_instance(const struct sl_flow *f);
 
 /* The edge on which flows of this service go on, NULL if this layer is its last or the service is unknown. */
 struct sl_edge *sl_instance_next_edge(struct sl_instance *inst, unsigned service);
+
+/* A descriptor that was granted and not taken yet, from now on the caller's; -1: no more of that kind and number. During
+ * init only. */
+int sl_instance_grant(struct sl_instance *inst, enum sl_grant_kind kind, uint32_t number);
 
 /* The n-th configuration item of that type (0 first): pointer into the control region and its length, or NULL. Valid
  * during init only. The bytes are the manager's, so trusted. */

@@ -49,6 +49,13 @@ static void server_ready(struct sl_instance *inst, struct sl_watch *w, uint32_t 
 	sl_control_poll(sl_runner_of(inst));
 }
 
+static void grants_ready(struct sl_instance *inst, struct sl_watch *w, uint32_t events)
+{
+	(void)w;
+	(void)events;
+	sl_grants_recv(sl_runner_of(inst));
+}
+
 /* Entries, completions and waiting flows of all edges. */
 static uint32_t edges_poll(struct sl_runner *r)
 {
@@ -135,15 +142,38 @@ static int start(struct sl_runner *r)
 
 	r->doorbell_watch = (struct sl_watch){r->doorbells.own, EPOLLIN | EPOLLET, doorbell_ready};
 	r->server_watch = (struct sl_watch){r->doorbells.sock, EPOLLIN, server_ready};
+	r->grants_watch = (struct sl_watch){r->grants_sock, EPOLLIN, grants_ready};
 	err = sl_watch_add(&r->inst, &r->doorbell_watch);
+	err = err ? err : sl_watch_add(&r->inst, &r->grants_watch);
 	if (!err && r->doorbells.sock >= 0)
 		err = sl_watch_add(&r->inst, &r->server_watch);
 	if (err)
 		return sl_instance_fail(&r->inst, -err, "epoll: %s", strerror(-err));
-	err = r->inst.layer->start ? r->inst.layer->start(&r->inst) : 0;
-	if (!err)
-		sl_state_set(r, SL_VM_READY);
-	return err;
+	sl_state_set(r, SL_VM_READY);   /* warm */
+	sl_control_poll(r);             /* what was rung for before we listened */
+	return 0;
+}
+
+/* One turn. Returns 0, or -errno: an assignment could not be taken. */
+static int turn(struct sl_runner *r, uint64_t *worked_at)
+{
+	uint32_t work = edges_poll(r);
+
+	turn_end(r);
+	if (work) {
+		*worked_at = r->inst.now_ns;
+		events_handle(r, 0);
+	} else if (r->assignment_due) {
+		events_handle(r, 0);
+	} else if (r->spin_ns && sl_now_ns() - *worked_at < r->spin_ns) {
+		sl_relax();
+		events_handle(r, 0);
+	} else if (sleep_turn(r)) {
+		*worked_at = r->inst.now_ns;
+	}
+	turn_end(r);
+	housekeeping(r);
+	return r->assignment_due ? sl_assignment_poll(r) : 0;
 }
 
 int sl_loop_run(struct sl_runner *r)
@@ -154,28 +184,11 @@ int sl_loop_run(struct sl_runner *r)
 	r->inst.now_ns = r->awake_since = worked_at = r->busy_since = sl_now_ns();
 	sl_wheel_init(&r->inst.wheel, r->inst.now_ns / 1000000);
 	err = start(r);
+	while (!err && !r->stopping)
+		err = turn(r, &worked_at);
 	if (err)
 		return err;
-	sl_control_poll(r);   /* what was rung for before we listened */
-	while (!r->stopping) {
-		uint32_t work = edges_poll(r);
-
-		turn_end(r);
-		if (work) {
-			worked_at = r->inst.now_ns;
-			work += (uint32_t)events_handle(r, 0);
-		} else if (r->spin_ns && sl_now_ns() - worked_at < r->spin_ns) {
-			sl_relax();
-			events_handle(r, 0);
-		} else if (sleep_turn(r)) {
-			worked_at = r->inst.now_ns;
-		}
-		turn_end(r);
-		housekeeping(r);
-	}
-	if (r->inst.layer->stop)
-		r->inst.layer->stop(&r->inst);
-	turn_end(r);
+	sl_layer_leave(r);
 	sl_state_set(r, SL_VM_GONE);
 	return 0;
 }

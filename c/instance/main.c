@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* swarmline-instance: one VM's worth of one layer. See instance/layer.h for its life. */
+/* swarmline-instance: one VM's worth of one layer. It boots without any, and becomes what its assignment says. See
+ * instance/layer.h for a layer's life. */
 #include <getopt.h>
 #include <signal.h>
 #include <stdio.h>
@@ -12,20 +13,20 @@
 enum { START_TIMEOUT_MS = 10000 };
 
 struct args {
-	int ivshmem_fd, edges_fd;
+	int ivshmem_fd, grants_fd;
 	unsigned vm_id;
 	struct sl_sandbox sandbox;
 };
 
 static const char usage[] =
-	"usage: swarmline-instance --vm-id=N --ivshmem-fd=FD --edges-fd=FD --pid-fd=FD --uid=U --gid=G [--run-dir=DIR]\n"
+	"usage: swarmline-instance --vm-id=N --ivshmem-fd=FD --grants-fd=FD --pid-fd=FD --uid=U --gid=G [--run-dir=DIR]\n"
 	"Started by the Swarm Manager: runs one protocol layer in a sandbox of its own. See c/README.md.\n";
 
 static int args_parse(int argc, char **argv, struct args *a)
 {
 	static const struct option options[] = {
 		{"run-dir", required_argument, NULL, 'd'},    {"vm-id", required_argument, NULL, 'v'},
-		{"ivshmem-fd", required_argument, NULL, 'i'}, {"edges-fd", required_argument, NULL, 'e'},
+		{"ivshmem-fd", required_argument, NULL, 'i'}, {"grants-fd", required_argument, NULL, 'r'},
 		{"pid-fd", required_argument, NULL, 'p'},     {"uid", required_argument, NULL, 'u'},
 		{"gid", required_argument, NULL, 'g'},        {"help", no_argument, NULL, 'h'},
 		{NULL, 0, NULL, 0},
@@ -39,7 +40,7 @@ static int args_parse(int argc, char **argv, struct args *a)
 		case 'd': break;   /* for whoever reads the process list */
 		case 'v': a->vm_id = n; given |= 1; break;
 		case 'i': a->ivshmem_fd = (int)n; given |= 2; break;
-		case 'e': a->edges_fd = (int)n; given |= 4; break;
+		case 'r': a->grants_fd = (int)n; given |= 4; break;
 		case 'p': a->sandbox.pid_fd = (int)n; given |= 8; break;
 		case 'u': a->sandbox.uid = n; given |= 16; break;
 		case 'g': a->sandbox.gid = n; given |= 32; break;
@@ -55,31 +56,24 @@ static int prepare(struct sl_runner *r, const struct args *a)
 
 	if (err)
 		return sl_instance_fail(&r->inst, -err, "ivshmem server: %s", strerror(-err));
-	err = sl_control_attach(r);
-	err = err ? err : sl_assignment_take(r);
-	if (err)
-		return err == -EAGAIN ? sl_instance_fail(&r->inst, EAGAIN, "control region: no assignment") : err;
-	snprintf(r->log.who, sizeof(r->log.who), "\"vm_id\":%u,\"layer\":\"%s\"", r->inst.vm_id, r->inst.layer->name);
-	return r->inst.layer->init ? r->inst.layer->init(&r->inst) : 0;
+	r->grants_sock = a->grants_fd;
+	return sl_control_attach(r);
 }
 
 static int confine(struct sl_runner *r, const struct args *a)
 {
-	const struct sl_layer *layer = r->inst.layer;
 	int err = sl_sandbox_enter(&a->sandbox);
 
 	if (err)
 		return sl_instance_fail(&r->inst, -err, "namespaces: %s", strerror(-err));
+	err = sl_layers_load(r);
+	if (err)
+		return err;
 	/* of the process that goes on: an epoll set made before the fork would be shared with its parent */
 	r->epfd = epoll_create1(EPOLL_CLOEXEC);
 	if (r->epfd < 0)
 		return sl_instance_fail(&r->inst, errno, "epoll: %s", strerror(errno));
-	err = layer->setup ? layer->setup(&r->inst) : 0;
-	err = err ? err : sl_edges_attach(r, a->edges_fd, START_TIMEOUT_MS);
-	if (err)
-		return err;
-	close(a->edges_fd);
-	err = sl_sandbox_close(layer->syscalls);
+	err = sl_sandbox_close();
 	return err ? sl_instance_fail(&r->inst, -err, "sandbox: %s", strerror(-err)) : 0;
 }
 

@@ -1,5 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The walls around a process instance. All that it needs it holds as descriptors and mappings before they close. */
+/* The walls around a process instance. They close before it has a layer, and stay as they are when it gets another: all
+ * that a layer needs comes as descriptors (SL_GRANT_* in abi/control.h).
+ *
+ * A filter of system calls can be narrowed and never widened, so there is one for all: what any layer needs. The union is
+ * harmless because of what is missing: no socket, no open but below a folder that was granted (and its own root is empty), no
+ * process, no executable memory, no capability. accept4 needs a listening socket, which only tcp is given. */
 #include <fcntl.h>
 #include <grp.h>
 #include <linux/capability.h>
@@ -130,12 +135,12 @@ static int caps_drop(void)
 	return 0;
 }
 
-/* What the loop, the edges, the C library's allocator and its exit need */
+/* What the loop, the edges (to look at and map the memory they are granted), the C library's allocator and its exit need */
 static const int base_syscalls[] = {
 	SCMP_SYS(read), SCMP_SYS(write), SCMP_SYS(close), SCMP_SYS(recvmsg), SCMP_SYS(epoll_wait), SCMP_SYS(epoll_ctl),
 	SCMP_SYS(epoll_pwait), SCMP_SYS(poll), SCMP_SYS(clock_gettime), SCMP_SYS(munmap), SCMP_SYS(mremap), SCMP_SYS(brk),
 	SCMP_SYS(getpid), SCMP_SYS(getrandom), SCMP_SYS(futex), SCMP_SYS(exit), SCMP_SYS(exit_group), SCMP_SYS(rt_sigreturn),
-	SCMP_SYS(rt_sigprocmask), SCMP_SYS(restart_syscall), -1,
+	SCMP_SYS(rt_sigprocmask), SCMP_SYS(restart_syscall), SCMP_SYS(fstat), SCMP_SYS(newfstatat), SCMP_SYS(lseek), -1,
 };
 
 static int list_allow(scmp_filter_ctx f, const int *list)
@@ -149,7 +154,16 @@ static int list_allow(scmp_filter_ctx f, const int *list)
 	return 0;
 }
 
-static int syscalls_close(const int *extra)
+static int layers_allow(scmp_filter_ctx f)
+{
+	int err = 0;
+
+	for (unsigned i = 0; !err && sl_layers[i]; i++)
+		err = list_allow(f, sl_layers[i]->syscalls);
+	return err;
+}
+
+static int syscalls_close(void)
 {
 	/* a write outside the list is an attack or a bug: the process ends, its peers go on */
 	scmp_filter_ctx f = seccomp_init(SCMP_ACT_KILL_PROCESS);
@@ -158,7 +172,8 @@ static int syscalls_close(const int *extra)
 	if (!f)
 		return -ENOMEM;
 	err = list_allow(f, base_syscalls);
-	err = err ? err : list_allow(f, extra);
+	err = err ? err : layers_allow(f);
+	err = err ? err : seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(fcntl), 1, SCMP_A1(SCMP_CMP_EQ, F_GET_SEALS));
 	/* memory may be had, but never memory that can be executed */
 	err = err ? err : seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1, SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
 	err = err ? err : seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(mprotect), 1, SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
@@ -180,26 +195,26 @@ static int root_cover(void)
 	return 0;
 }
 
-static int rights_close(const int *extra_syscalls)
+static int rights_close(void)
 {
 	int err = limits_set();
 
 	err = err ? err : caps_drop();
 	if (!err && (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_DUMPABLE, 0)))
 		err = -errno;
-	return err ? err : syscalls_close(extra_syscalls);
+	return err ? err : syscalls_close();
 }
 
-int sl_sandbox_close(const int *extra_syscalls)
+int sl_sandbox_close(void)
 {
 	int err = root_empty();
 
-	return err ? err : rights_close(extra_syscalls);
+	return err ? err : rights_close();
 }
 
-int sl_sandbox_close_guest(const int *extra_syscalls)
+int sl_sandbox_close_guest(void)
 {
 	int err = root_cover();
 
-	return err ? err : rights_close(extra_syscalls);
+	return err ? err : rights_close();
 }

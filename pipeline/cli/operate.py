@@ -41,6 +41,21 @@ def drain(vm_id: Annotated[int, typer.Argument(metavar="VMID", help="as in `swar
     _print_plan(call(run_dir, "POST", "/v1/drain", {"vm_id": vm_id, "force": force})["plan"], as_json)
 
 
+def assign(vm_id: Annotated[int, typer.Argument(metavar="VMID", help="as in `swarmline status`; also a warm one")],
+           layer: Annotated[str, typer.Argument(metavar="LAYER", help="what it is to become")],
+           force: Annotated[bool, typer.Option("--force", help="Even if its layer then has too few.")] = False,
+           run_dir: RunDir = RUN_DIR, as_json: Json = False) -> None:
+    """Give a running instance another layer: it finishes its flows, detaches its edges and attaches the others.
+
+    The number of instances that its old layer should have goes down by one, that of the new one up.
+    What broke into an instance comes along: do not move one that you do not trust towards the keys (tls).
+
+    Example: swarmline assign 7 http
+    """
+    body = {"vm_id": vm_id, "layer": layer, "force": force}
+    _print_plan(call(run_dir, "POST", "/v1/assign", body)["plan"], as_json)
+
+
 def reload(file: Annotated[Path | None, typer.Argument(help="Config file; default: the one used last.")] = None,
            dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be done.")] = False,
            run_dir: RunDir = RUN_DIR, as_json: Json = False) -> None:
@@ -64,4 +79,5 @@ def _print_plan(actions: list[str], as_json: bool) -> None:
 def register(cli: typer.Typer) -> None:
     cli.command()(scale)
     cli.command()(drain)
+    cli.command()(assign)
     cli.command()(reload)

@@ -82,7 +82,7 @@ def rates_table(before: dict[str, Any], now: dict[str, Any], seconds: float) -> 
     for i in sorted(now["instances"], key=_place):
         old = former.get(i["vm_id"], {"requests": 0, "bytes_in": 0, "bytes_out": 0, "latency": []})
         latency = [b - a for a, b in zip_longest(old["latency"], i["latency"], fillvalue=0)]
-        table.add_row(str(i["vm_id"]), "+".join(i["layers"]), i["state"],
+        table.add_row(str(i["vm_id"]), _layers(i), i["state"],
                       *(show((i[key] - old[key]) / seconds) for key, show in
                         (("requests", "{:.0f}".format), ("bytes_in", size), ("bytes_out", size))),
                       f"{i['load'] / 10:.0f} %", str(i["queue_depth"]), age(i["oldest_ns"]), str(i["active_flows"]),
@@ -100,9 +100,14 @@ def quantile(buckets: Sequence[int], share: float) -> str:
     return ""
 
 
+def _layers(instance: dict[str, Any]) -> str:
+    return "+".join(instance["layers"]) or "(warm)"
+
+
 def _place(instance: dict[str, Any]) -> tuple[int, int]:
     """In the order of the chain."""
-    return ("tcp", "tls", "http", "app").index(instance["layers"][0]), instance["vm_id"]
+    order = ("tcp", "tls", "http", "app")
+    return order.index(instance["layers"][0]) if instance["layers"] else len(order), instance["vm_id"]
 
 
 def tables(value: dict[str, Any]) -> list[Table]:
@@ -118,7 +123,7 @@ def instances_table(value: dict[str, Any]) -> Table:
         table.add_column(name, justify="left" if name in ("layer", "driver", "state") else "right")
     for i in sorted(value["instances"], key=_place):
         driver = f"{i['driver']}/{i['accelerator']}" if "accelerator" in i else i["driver"]
-        table.add_row(str(i["vm_id"]), "+".join(i["layers"]), driver, i["state"], str(i["pid"]), str(i["requests"]),
+        table.add_row(str(i["vm_id"]), _layers(i), driver, i["state"], str(i["pid"]), str(i["requests"]),
                       size(i["bytes_in"]), size(i["bytes_out"]), f"{i['load'] / 10:.0f} %", str(i["queue_depth"]),
                       age(i["oldest_ns"]), str(i["active_flows"]), f"{i['busy_ns'] / 1e6:.0f} ms")
     return table

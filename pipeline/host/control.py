@@ -245,7 +245,7 @@ class ControlRegion:
         fit.
         """
         data = _conf_bytes(conf)
-        private = _assignment_struct(assignment)
+        private = assignment_struct(assignment)
 
         def write() -> None:
             used = min(self._header.conf_len, lib.SL_CONF_LEN)
@@ -255,11 +255,17 @@ class ControlRegion:
 
         return self._publish(ASSIGNMENT_OFF, write)
 
+    @property
+    def assigned(self) -> int:
+        """The number of the assignment that stands there; 0: none was given."""
+        return int(self._u32(ASSIGNMENT_OFF)[0])
+
     def routes_set(self, edge: int, epoch: int, routes: Sequence[RouteEntry]) -> None:
-        """Writes the route page of the edge with this index: all peers across, best first."""
+        """Writes the route page of the present assignment's edge with this index: all peers across, best first."""
         if not 0 <= edge < EDGES_MAX or len(routes) > lib.SL_SIDE_MAX:
             raise ValueError(f"no route page: edge {edge} with {len(routes)} routes")
-        private = ffi.new("struct sl_route_page *", {"epoch": epoch & U32, "nb_routes": len(routes)})
+        private = ffi.new("struct sl_route_page *", {"epoch": epoch & U32, "nb_routes": len(routes),
+                                                     "assignment": self.assigned})
         for entry, route in zip(private.routes, routes, strict=False):
             entry.incarnation, entry.vm_id, entry.slot = route.incarnation, route.vm_id, route.slot
             entry.weight, entry.state = route.weight, route.state
@@ -344,7 +350,8 @@ def _conf_bytes(conf: Sequence[tuple[int, bytes]]) -> bytes:
     return bytes(out)
 
 
-def _assignment_struct(assignment: Assignment) -> Any:
+def assignment_struct(assignment: Assignment) -> Any:
+    """As it lies in the control region (struct sl_assignment), without its seq."""
     if len(assignment.edges) > EDGES_MAX or len(assignment.services) > SERVICE_MAX:
         raise ValueError(f"{len(assignment.edges)} edges and {len(assignment.services)} services do not fit")
     private = ffi.new("struct sl_assignment *", {

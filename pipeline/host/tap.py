@@ -14,8 +14,10 @@ import socket
 import struct
 from dataclasses import dataclass
 
+from pipeline._native import ffi, lib
 from pipeline.errors import NamespaceError
 from pipeline.host import namespaces
+from pipeline.host.control import Assignment, assignment_struct
 
 TUN = "/dev/net/tun"
 IFF_TAP = 0x0002
@@ -46,6 +48,17 @@ def tap_create(where: namespaces.Netns, spec: TapSpec) -> int:
     if len(spec.mac) != 6 or not 0 < len(spec.name) < IFNAMSIZ:
         raise ValueError(f"no interface: {spec}")
     return namespaces.run_in(where, lambda: _create(spec))
+
+
+def net_setup(where: namespaces.Netns, assignment: Assignment, backlog: int) -> list[tuple[int, int]]:
+    """In the namespace, after ``tap_create``: addresses and routes of a first layer's interface, and a listening socket
+    for each address of its services. Returns (number of the service, descriptor), which are the caller's.
+    """
+    found = ffi.new(f"struct sl_listener[{lib.SL_LISTENERS_MAX}]")
+    count = namespaces.run_in(where, lambda: lib.sl_net_setup(assignment_struct(assignment), backlog, 1000, found))
+    if count < 0:
+        raise NamespaceError(f"the interface of an instance cannot be set up: {os.strerror(-count)}")
+    return [(listener.service, listener.fd) for listener in found[0:count]]
 
 
 def _create(spec: TapSpec) -> int:

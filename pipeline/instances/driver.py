@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
+from pipeline.host.control import Assignment
 from pipeline.host.processes import Process, readable
 from pipeline.host.tap import TapSpec
 from pipeline.policy.model import Driver as DriverName
@@ -27,17 +28,15 @@ class EdgeGrant:
 
 @dataclass(frozen=True)
 class InstanceSpec:
-    """All that a driver needs to start an instance; its edges come afterwards, by ``plug``.
+    """All that a driver needs to start an instance, which has no layer then. Its control region must be formatted.
 
-    The control region must be formatted and hold the assignment: the instance reads it first. ``tap``: the instance's
-    interface, for the layers that need one. What only virtual machines need: ``files`` is the folder that the layer
-    serves, ``memory`` the machine's, in bytes. ``cpus``: where it may run; none: anywhere.
+    What only virtual machines need: ``files`` is the folder that the layer app would serve, ``memory`` the machine's,
+    in bytes. ``cpus``: where it may run; none: anywhere.
     """
 
     vm_id: int
     run_dir: Path
     ivshmem_socket: Path
-    tap: TapSpec | None = None
     files: Path | None = None
     memory: int = 0
     cpus: tuple[int, ...] = ()
@@ -47,14 +46,32 @@ class InstanceSpec:
         return self.run_dir / "log" / f"instance-{self.vm_id}.log"
 
 
+@dataclass(frozen=True)
+class Outfit:
+    """What an instance needs of the world outside for one assignment: the number that ``ControlRegion.assign`` gave,
+    the memory of its edges, and by layer an interface of its own (``tap``, with a backlog for its listening sockets) or
+    a folder (``root``).
+    """
+
+    number: int
+    assignment: Assignment
+    edges: tuple[EdgeGrant, ...] = ()
+    tap: TapSpec | None = None
+    backlog: int = 0
+    root: PurePath | None = None
+
+
 @dataclass
 class Running:
-    """A started instance. Owns its pidfd and, until ``take_tap``, the tap."""
+    """A started instance. Owns its pidfd, the manager's end of its grants socket (-1: its driver has none) and, until
+    ``take_tap``, the tap.
+    """
 
     vm_id: int
     process: Process
     pidfd: int
     log_path: Path
+    grants: int = -1
     tap_fd: int | None = None
     booted: asyncio.Event = field(default_factory=asyncio.Event)     # whoever reads its VMStatus sets this
     why: str = ""                    # what the driver knows of its end
@@ -90,9 +107,10 @@ class Running:
 
     def close(self) -> None:
         """Gives the descriptors back; the instance goes on."""
-        if self.pidfd >= 0:
-            os.close(self.pidfd)
-            self.pidfd = -1
+        for fd in (self.pidfd, self.grants):
+            if fd >= 0:
+                os.close(fd)
+        self.pidfd = self.grants = -1
         tap = self.take_tap()
         if tap is not None:
             os.close(tap)
@@ -102,7 +120,7 @@ class Driver(ABC):
     """Starts instances of one kind, and adopts those that a former manager started."""
 
     name: DriverName
-    vhost = False              # the router connects to its interface, and is to know that before ``start``
+    vhost = False              # the router connects to its interface, and is to know that before ``plug``
 
     def place(self, folder: PurePath) -> PurePath:
         """Where an instance sees the folder that it serves (``InstanceSpec.files``)."""
@@ -116,24 +134,28 @@ class Driver(ABC):
 
     @abstractmethod
     async def start(self, spec: InstanceSpec) -> Running:
-        """Starts an instance. It is BOOTING when this returns; READY comes by its VMStatus.
+        """Starts an instance without a layer. It is BOOTING when this returns; READY comes by its VMStatus.
 
         Raises LaunchError; nothing of the instance is left then.
         """
 
     @abstractmethod
-    async def adopt(self, spec: InstanceSpec, pid: int) -> Running | None:
-        """The instance that runs as process ``pid`` since before this manager; None if it is gone."""
-
-    @abstractmethod
-    async def plug(self, running: Running, grants: Sequence[EdgeGrant]) -> None:
-        """Gives it the memory of edges, at any time of its life; returns when it can be attached. Raises
-        InstanceError.
+    async def adopt(self, spec: InstanceSpec, pid: int, grants: int) -> Running | None:
+        """The instance that runs as process ``pid`` since before this manager; None if it is gone. ``grants``: its
+        former ``Running.grants``, taken over.
         """
 
     @abstractmethod
-    async def unplug(self, running: Running, edge_ids: Sequence[int]) -> None:
-        """Takes edges away that it has let go of. Raises InstanceError, and then the instance is lost."""
+    async def plug(self, running: Running, outfit: Outfit) -> None:
+        """Gives an instance what the assignment in its control region needs, at any time of its life; READY comes by
+        its VMStatus. Raises InstanceError, and then the instance is lost.
+        """
+
+    @abstractmethod
+    async def unplug(self, running: Running, outfit: Outfit) -> None:
+        """Takes away what ``plug`` gave for its former assignment. The instance has let go of it already
+        (``Report.assignment_seen``). Raises InstanceError, and then the instance is lost.
+        """
 
     async def stop(self, running: Running) -> None:
         """Ends an instance for good: kills it and waits. A polite end goes before, by SL_CMD_DRAIN and

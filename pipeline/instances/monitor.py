@@ -81,12 +81,32 @@ class Monitor:
 
     async def unplug(self, name: str) -> None:
         """Takes it away again, once the guest has let go of it. A guest that does not is lost."""
+        await self._take(name, "object-del", f"m-{name}")
+
+    async def plug_interface(self, path: str, mac: bytes, **options: object) -> None:
+        """Gives the guest eth0, to which the router connects at this path, seen from the folder in which QEMU was
+        started. QEMU, and the guest with it, waits until the router has. Raises InstanceError.
+        """
+        address = {"type": "unix", "data": {"path": path}}
+        backend = {"type": "socket", "data": {"addr": address, "server": True, "wait": False}}
+        try:
+            await self._run("chardev-add", id="router", backend=backend)
+            await self._run("netdev_add", type="vhost-user", id="net", chardev="router")
+            device = {"driver": "virtio-net-pci", "id": "eth0", "netdev": "net", "mac": mac.hex(":"), "romfile": ""}
+            await self._run("device_add", **device, **options)
+        except (QMPError, OSError, TimeoutError) as error:
+            raise InstanceError(f"{self._name} did not take its interface: {_cause(error)}") from error
+
+    async def unplug_interface(self) -> None:
+        await self._take("eth0", "netdev_del", "net")       # the chardev goes with it
+
+    async def _take(self, name: str, remove: str, what: str) -> None:
         gone = self._unplugged[name] = asyncio.Event()
         try:
             await self._run("device_del", id=name)
             async with asyncio.timeout(ANSWER_TIMEOUT):
                 await gone.wait()
-            await self._run("object-del", id=f"m-{name}")
+            await self._run(remove, id=what)
         except TimeoutError:
             raise InstanceError(f"{self._name} does not let go of {name}") from None
         except (QMPError, OSError) as error:

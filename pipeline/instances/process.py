@@ -5,12 +5,15 @@
 
     manager                                            swarmline-instance
     connect to DIR/ivshmem/N.sock
-    spawn with --ivshmem-fd --edges-fd --pid-fd  ───▶  first process: makes the namespaces
+    spawn with --ivshmem-fd --grants-fd --pid-fd ───▶  first process: makes the namespaces
                                           pid    ◀───  and the instance in them, then exits
-    tap eth0 in the instance's namespace         ───▶
-    edge_id + memfd, for each edge               ───▶  attaches, READY in VMStatus
+                                                       closes its walls; READY without a layer in VMStatus
+    assignment in the control region             ───▶  lets go of what it had
+    eth0 with its addresses in its namespace
+    edges, listening sockets, folder             ───▶  attaches, READY as that layer
 
-The first process is the manager's child; the instance itself becomes the holder's, which reaps it.
+The first process is the manager's child; the instance itself becomes the holder's, which reaps it. The instance can
+open nothing itself: what an assignment needs comes as descriptors (struct sl_grants), as often as it gets another one.
 """
 
 from __future__ import annotations
@@ -24,11 +27,13 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.errors import InstanceError, LaunchError, SwarmlineError
-from pipeline.host import namespaces, processes
+from pipeline._native import lib
+from pipeline.errors import InstanceError, LaunchError, NamespaceError, SwarmlineError
+from pipeline.host import namespaces, processes, wire
+from pipeline.host.folder import folder_open
 from pipeline.host.processes import Process, readable
-from pipeline.host.tap import tap_create
-from pipeline.instances.driver import Driver, EdgeGrant, InstanceSpec, Running
+from pipeline.host.tap import TapSpec, net_setup, tap_create
+from pipeline.instances.driver import Driver, InstanceSpec, Outfit, Running
 from pipeline.policy.model import Driver as DriverName
 
 PROGRAM = "swarmline-instance"
@@ -41,46 +46,27 @@ class _Ends:
     """Descriptors of one launch. ``theirs`` go to the program; all are closed at the end of ``start``."""
 
     ivshmem: socket.socket
-    edges: socket.socket
-    their_edges: socket.socket
+    grants: socket.socket
+    their_grants: socket.socket
     pid_reader: int
     pid_writer: int
 
     @property
     def theirs(self) -> tuple[int, int, int]:
-        return self.ivshmem.fileno(), self.their_edges.fileno(), self.pid_writer
+        return self.ivshmem.fileno(), self.their_grants.fileno(), self.pid_writer
 
     def close_theirs(self) -> None:
         """After the spawn: from now on only the instance holds these, so its death closes them."""
         self.ivshmem.close()
-        self.their_edges.close()
+        self.their_grants.close()
         if self.pid_writer >= 0:
             os.close(self.pid_writer)
             self.pid_writer = -1
 
-    def take_edges(self) -> socket.socket:
-        """From now on the caller's."""
-        edges = self.edges.dup()
-        edges.setblocking(False)
-        return edges
-
     def close(self) -> None:
         self.close_theirs()
-        self.edges.close()
+        self.grants.close()
         os.close(self.pid_reader)
-
-
-@dataclass
-class ProcessRunning(Running):
-    """``edges``: the socket in which it takes the memory of its edges; None if a former manager had it."""
-
-    edges: socket.socket | None = None
-
-    def close(self) -> None:
-        super().close()
-        if self.edges:
-            self.edges.close()
-            self.edges = None
 
 
 class ProcessDriver(Driver):
@@ -98,15 +84,7 @@ class ProcessDriver(Driver):
             launch.spawn(ends)
             ends.close_theirs()
             running = await launch.instance(ends.pid_reader, self._start_timeout)
-            try:
-                if spec.tap:
-                    running.tap_fd = launch.tap(running.pid)
-                running.edges = ends.take_edges()
-            except BaseException:
-                running.kill()
-                await asyncio.shield(running.wait())
-                running.close()
-                raise
+            running.grants = ends.grants.detach()
             return running
         except BaseException:
             await asyncio.shield(launch.abandon())
@@ -114,26 +92,36 @@ class ProcessDriver(Driver):
         finally:
             ends.close()
 
-    async def adopt(self, spec: InstanceSpec, pid: int) -> Running | None:
+    async def adopt(self, spec: InstanceSpec, pid: int, grants: int) -> Running | None:
         process = Process.of(pid)
-        if process is None or not _is_instance(process, spec):
+        pidfd = process.open() if process and _is_instance(process, spec) else None
+        if process is None or pidfd is None:
+            os.close(grants)
             return None
-        pidfd = process.open()
-        return None if pidfd is None else ProcessRunning(spec.vm_id, process, pidfd, spec.log_path)
+        return Running(spec.vm_id, process, pidfd, spec.log_path, grants)
 
-    async def plug(self, running: Running, grants: Sequence[EdgeGrant]) -> None:
-        """One message for each edge; they wait in the socket until the instance reads them."""
-        assert isinstance(running, ProcessRunning)
-        if running.edges is None:
-            raise InstanceError(f"instance {running.vm_id} was started by a former manager: it takes no more edges")
+    async def plug(self, running: Running, outfit: Outfit) -> None:
+        granted = [(lib.SL_GRANT_EDGE, edge.edge_id, edge.memfd) for edge in outfit.edges]
+        own: list[int] = []
         try:
-            for grant in grants:
-                socket.send_fds(running.edges, [struct.pack("<I", grant.edge_id)], [grant.memfd])
-        except OSError as error:
-            raise InstanceError(f"instance {running.vm_id} did not take its edges: {error.strerror}") from error
+            if outfit.tap:
+                running.tap_fd = _tap(running, outfit.tap)
+                for service, fd in net_setup(running.pid, outfit.assignment, outfit.backlog):
+                    own.append(fd)
+                    granted.append((lib.SL_GRANT_LISTENER, service, fd))
+            if outfit.root is not None:
+                own.append(folder_open(outfit.root))
+                granted.append((lib.SL_GRANT_ROOT, 0, own[-1]))
+            _grant(running.grants, outfit.number, granted)
+        except (SwarmlineError, OSError) as error:
+            hint = error.hint if isinstance(error, SwarmlineError) else ""
+            text = f"it does not get what its layer needs: {error}"
+            raise InstanceError(text, vm_id=running.vm_id, hint=hint) from error
+        finally:
+            wire.close_all(own)
 
-    async def unplug(self, running: Running, edge_ids: Sequence[int]) -> None:
-        """Nothing: what it has unmapped is gone."""
+    async def unplug(self, running: Running, outfit: Outfit) -> None:
+        """Nothing: it has unmapped them, and what it was granted was its own."""
 
 
 class _Launch:
@@ -147,10 +135,10 @@ class _Launch:
 
     def spawn(self, ends: _Ends) -> None:
         spec = self._spec
-        ivshmem, edges, pid = ends.theirs
+        ivshmem, grants, pid = ends.theirs
         user = UID_BASE + spec.vm_id
         self._argv = [str(processes.program(PROGRAM)), processes.run_dir_argument(spec.run_dir),
-                      f"--vm-id={spec.vm_id}", f"--ivshmem-fd={ivshmem}", f"--edges-fd={edges}",
+                      f"--vm-id={spec.vm_id}", f"--ivshmem-fd={ivshmem}", f"--grants-fd={grants}",
                       f"--pid-fd={pid}", f"--uid={user}", f"--gid={user}"]
         spec.log_path.parent.mkdir(mode=0o700, exist_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC | os.O_CLOEXEC    # of this start alone
@@ -162,7 +150,7 @@ class _Launch:
         except OSError as error:
             raise self._error(f"cannot run {self._argv[0]}: {error.strerror}") from error
 
-    async def instance(self, pid_reader: int, patience: float) -> ProcessRunning:
+    async def instance(self, pid_reader: int, patience: float) -> Running:
         """Waits for the end of the first process, at most so many seconds, and takes the pid that it left."""
         try:
             async with asyncio.timeout(patience):
@@ -180,18 +168,7 @@ class _Launch:
         if not _is_instance(process, self._spec):
             os.close(pidfd)
             raise self._error(f"process {pid} is not {self._name}, though it was named as that")
-        return ProcessRunning(self._spec.vm_id, process, pidfd, self._spec.log_path)
-
-    def tap(self, pid: int) -> int:
-        assert self._spec.tap
-        try:
-            if namespaces.identity(pid) == namespaces.identity(""):
-                raise self._error(f"{self._name} has no network namespace of its own")
-            return tap_create(pid, self._spec.tap)
-        except LaunchError:
-            raise
-        except SwarmlineError as error:
-            raise self._error(f"{self._name} gets no interface: {error}", hint=error.hint) from error
+        return Running(self._spec.vm_id, process, pidfd, self._spec.log_path)
 
     async def abandon(self) -> None:
         """Leaves nothing: the first process, and any that it made and that still carry its argv."""
@@ -237,6 +214,20 @@ def _open_ends(spec: InstanceSpec) -> _Ends:
     reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     os.set_blocking(writer, True)
     return _Ends(ivshmem, ours, theirs, reader, writer)
+
+
+def _tap(running: Running, spec: TapSpec) -> int:
+    if namespaces.identity(running.pid) == namespaces.identity(""):
+        raise NamespaceError(f"instance {running.vm_id} has no network namespace of its own")
+    return tap_create(running.pid, spec)
+
+
+def _grant(sock: int, number: int, granted: Sequence[tuple[int, int, int]]) -> None:
+    """One message (struct sl_grants). It waits in the socket until the instance reads it."""
+    data = struct.pack("<II", number, len(granted)) + b"".join(struct.pack("<II", kind, n) for kind, n, _ in granted)
+    with socket.socket(fileno=os.dup(sock)) as ours:
+        ours.setblocking(False)
+        socket.send_fds(ours, [data], [fd for _, _, fd in granted])
 
 
 def _read_text(fd: int) -> bytes:

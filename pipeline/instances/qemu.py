@@ -8,7 +8,7 @@
     QMP: running                         ◀───
                                                                               BOOTING   ◀───   takes its seed, is warm
     QMP: one ivshmem-plain device        ───▶      hot-plugs it                         ───▶   attaches, READY
-    for each edge
+    for each edge, and eth0 for tcp                                                           as that layer
 
 QEMU is the manager's child while that lives, and then the holder's. A later manager finds it by the words on its
 command line and connects to its monitor, RUN_DIR/instances/VMID.qmp.
@@ -34,12 +34,12 @@ from pipeline.host.images import Image
 from pipeline.host.memory import sealed_memfd, shared_memfd
 from pipeline.host.processes import Process
 from pipeline.host.router import ROUTER_UID
-from pipeline.instances.driver import Driver, EdgeGrant, InstanceSpec, Running
+from pipeline.instances.driver import Driver, InstanceSpec, Outfit, Running
 from pipeline.instances.guests import check
 from pipeline.instances.kvm import accelerator
 from pipeline.instances.monitor import Monitor
 from pipeline.instances.process import UID_BASE
-from pipeline.instances.qemu_argv import PROGRAM, Accelerator, Machine, qemu_argv
+from pipeline.instances.qemu_argv import PROGRAM, Accelerator, Machine, interface_options, qemu_argv
 from pipeline.policy.model import Driver as DriverName
 from pipeline.policy.model import Layer
 
@@ -105,7 +105,7 @@ class QemuDriver(Driver):
             raise LaunchError(f"instance {spec.vm_id} did not start: {error}", argv=(), vm_id=spec.vm_id,
                               hint=hint) from error
 
-    async def adopt(self, spec: InstanceSpec, pid: int) -> Running | None:
+    async def adopt(self, spec: InstanceSpec, pid: int, grants: int) -> Running | None:
         process = Process.of(pid)
         words = {processes.run_dir_argument(spec.run_dir), f"--vm-id={spec.vm_id}"}
         pidfd = process.open() if process and words <= set(process.argv) else None
@@ -122,19 +122,23 @@ class QemuDriver(Driver):
             return None
         return running
 
-    async def plug(self, running: Running, grants: Sequence[EdgeGrant]) -> None:
+    async def plug(self, running: Running, outfit: Outfit) -> None:
         """Waits until the guest has booted: a device that comes while the firmware or the kernel looks for devices may
         be overlooked by both, or lie where memory is not cached.
         """
         assert isinstance(running, QemuRunning)
         await running.booted.wait()
-        for grant in grants:
+        if outfit.tap:
+            await running.monitor.plug_interface(vhost.SOCKET, outfit.tap.mac, **interface_options(running.accelerator))
+        for grant in outfit.edges:
             await running.monitor.plug(_device(grant.edge_id), grant.memfd)
 
-    async def unplug(self, running: Running, edge_ids: Sequence[int]) -> None:
+    async def unplug(self, running: Running, outfit: Outfit) -> None:
         assert isinstance(running, QemuRunning)
-        for edge_id in edge_ids:
-            await running.monitor.unplug(_device(edge_id))
+        for grant in outfit.edges:
+            await running.monitor.unplug(_device(grant.edge_id))
+        if outfit.tap:
+            await running.monitor.unplug_interface()
 
     async def stop(self, running: Running) -> None:
         assert isinstance(running, QemuRunning)
@@ -163,8 +167,7 @@ class _Launch:
             spec.vm_id, spec.run_dir, chosen, spec.memory,
             memory_fd=self._own(shared_memfd(f"sl-guest-{spec.vm_id}", spec.memory)[0]),
             kernel_fd=self._own(os.open(image.kernel, os.O_RDONLY | os.O_CLOEXEC)),
-            initramfs_fd=self._own(_initramfs(image, spec)), monitor_fd=listener.fileno(), ivshmem_fd=holder.fileno(),
-            mac=spec.tap.mac if spec.tap else b"")
+            initramfs_fd=self._own(_initramfs(image, spec)), monitor_fd=listener.fileno(), ivshmem_fd=holder.fileno())
         self._argv = qemu_argv(processes.program(PROGRAM), self._machine)
 
     def spawn(self) -> None:
@@ -173,17 +176,13 @@ class _Launch:
         self._spec.log_path.parent.mkdir(mode=0o700, exist_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC | os.O_CLOEXEC    # of this start alone
         log = self._own(os.open(self._spec.log_path, flags, 0o600))
+        # where its interface is, if it gets one
+        folder = vhost.folder_make(self._spec.run_dir, self._spec.vm_id, user, ROUTER_UID)
         # restore_signals: a full log must be no reason to die
         self._child = namespaces.spawn_alone(
-            [*LIMITS, *self._argv], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self._folder(user), umask=0,
+            [*LIMITS, *self._argv], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder, umask=0,
             pass_fds=self._machine.fds, user=user, group=user, extra_groups=groups, start_new_session=True,
             restore_signals=False, env=processes.environment())
-
-    def _folder(self, user: int) -> Path:
-        """Where it makes the socket of its interface."""
-        if not self._machine.mac:
-            return Path("/")
-        return vhost.folder_make(self._spec.run_dir, self._spec.vm_id, user, ROUTER_UID)
 
     async def running(self) -> QemuRunning:
         """Waits until the machine runs. Raises LaunchError, and leaves nothing then."""

@@ -49,7 +49,6 @@ class Machine:
     initramfs_fd: int
     monitor_fd: int              # listens
     ivshmem_fd: int              # connected to the holder
-    mac: bytes = b""             # of its interface; empty: it has none
 
     @property
     def fds(self) -> tuple[int, ...]:
@@ -60,10 +59,6 @@ class Machine:
 def qemu_argv(program: Path, machine: Machine) -> list[str]:
     """Its console is its standard output."""
     m = machine
-    return [*_computer(program, m), *_interface(m)]
-
-
-def _computer(program: Path, m: Machine) -> list[str]:
     return [
         str(program), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-sandbox", _SANDBOX,
         "-name", f"swarmline-{m.vm_id},debug-threads=on",
@@ -80,15 +75,11 @@ def _computer(program: Path, m: Machine) -> list[str]:
     ]
 
 
-def _interface(m: Machine) -> list[str]:
-    """The router connects to it, at `net` in the folder in which QEMU is started; until then QEMU waits. TCG: QEMU 7.2
-    dies of a vhost-user device with MSI-X.
+def interface_options(accelerator: Accelerator) -> dict[str, object]:
+    """Of its interface, which is plugged in when it is given a layer that needs one. TCG: QEMU 7.2 dies of a vhost-user
+    device with MSI-X.
     """
-    if not m.mac:
-        return []
-    vectors = ",vectors=0" if m.accelerator is Accelerator.TCG else ""
-    return ["-chardev", "socket,id=router,path=net,server=on,wait=off", "-netdev", "vhost-user,id=net,chardev=router",
-            "-device", f"virtio-net-pci,id=eth0,netdev=net,mac={m.mac.hex(':')},romfile=,disable-legacy=on{vectors}"]
+    return {"disable-legacy": "on", **({"vectors": 0} if accelerator is Accelerator.TCG else {})}
 
 
 def memory_object(length: int, fd: int) -> str:

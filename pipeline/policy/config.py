@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from ipaddress import ip_address, ip_network
@@ -67,6 +68,7 @@ class Config:
     nic: Nic
     services: tuple[Service, ...]
     layers: tuple[Layer, ...]
+    warm: Mapping[Driver, int]         # instances without a layer that are kept ready
     tcp: TcpSettings
     tls: TlsSettings
     http: HttpSettings
@@ -153,10 +155,18 @@ def _config(root: Table, file: str) -> Config:
     settings: dict[LayerId, object] = {
         LayerId.TCP: tcp, LayerId.TLS: tls, LayerId.HTTP: http, LayerId.APP: app}
     layers = [_pool(layer_id, tables[layer_id], settings[layer_id], driver) for layer_id in LAYERS]
+    warm = _warm(root.table("pool"))
     root.close()
     layers = [pool for pool in layers if pool.id in used]
-    return Config(file, name, drain_timeout, boot_timeout, nic, services, tuple(layers), tcp, tls, http, app,
+    return Config(file, name, drain_timeout, boot_timeout, nic, services, tuple(layers), warm, tcp, tls, http, app,
                   api_group, metrics)
+
+
+def _warm(table: Table) -> Mapping[Driver, int]:
+    number = integer(0, SIDE_MAX)
+    warm = {Driver.PROCESS: table.take("processes", number, 0), Driver.QEMU: table.take("vms", number, 0)}
+    table.close()
+    return warm
 
 
 def _nic(table: Table) -> Nic:

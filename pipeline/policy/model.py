@@ -72,18 +72,20 @@ class VmState(IntEnum):
 
 # from         to          when
 # DEFINED      BOOTING     the manager starts it
-# BOOTING      READY       it has attached its edges
+# BOOTING      READY       it has attached its edges; or it is warm, and waits for a layer
+# READY        BOOTING     warm, and was given a layer
 # READY        ACTIVE      the manager saw its heartbeat
 # ACTIVE       DRAINING    the manager drains it
 # DRAINING     GONE        no flow left, or the deadline passed
+# DRAINING     BOOTING     the same, and was given another layer
 # all of them  FAILED      it died, broke the contract, or was stopped before it drained
 # never: DRAINING -> ACTIVE (a new instance is started instead), anything out of GONE or FAILED
 TRANSITIONS: Mapping[VmState, frozenset[VmState]] = {
     VmState.DEFINED: frozenset({VmState.BOOTING, VmState.FAILED}),
     VmState.BOOTING: frozenset({VmState.READY, VmState.FAILED}),
-    VmState.READY: frozenset({VmState.ACTIVE, VmState.FAILED}),
+    VmState.READY: frozenset({VmState.BOOTING, VmState.ACTIVE, VmState.FAILED}),
     VmState.ACTIVE: frozenset({VmState.DRAINING, VmState.FAILED}),
-    VmState.DRAINING: frozenset({VmState.GONE, VmState.FAILED}),
+    VmState.DRAINING: frozenset({VmState.BOOTING, VmState.GONE, VmState.FAILED}),
     VmState.GONE: frozenset(),
     VmState.FAILED: frozenset(),
 }
@@ -325,7 +327,10 @@ class VMStatus:
 
 @dataclass(frozen=True)
 class Instance:
-    """One VM. ``state`` is the manager's view of it; ``status`` is its own, and is never compared."""
+    """One VM. ``state`` is the manager's view of it; ``status`` is its own, and is never compared.
+
+    One without a layer is warm once it is ready: it can be given any, and then has a new ``incarnation``.
+    """
 
     vm_id: int
     layers: tuple[LayerId, ...]
@@ -333,9 +338,10 @@ class Instance:
     state: VmState = VmState.DEFINED
     slots: tuple[Slot, ...] = ()
     revision: str = ""
-    incarnation: int = 0                  # number of its start, unique in a swarm, unlike its VMID
+    incarnation: int = 0                  # number of its start or assignment, unique in a swarm, unlike its VMID
     pid: int | None = field(default=None, compare=False)
     deadline: float | None = field(default=None, compare=False)     # of a drain, CLOCK_MONOTONIC seconds
+    becomes: LayerId | None = field(default=None, compare=False)    # the layer that it gets once it has drained
     status: VMStatus | None = field(default=None, compare=False)
 
     def to(self, state: VmState) -> Instance:
@@ -361,8 +367,13 @@ class Instance:
         return (self.status is not None and self.status.active_flows == 0
                 and self.status.state in (VmState.DRAINING, VmState.GONE))
 
+    @property
+    def warm(self) -> bool:
+        """It runs and can be given a layer at once."""
+        return not self.layers and self.state is VmState.READY
+
     def __str__(self) -> str:
-        return f"{'+'.join(layer.label for layer in self.layers)} instance {self.vm_id}"
+        return f"{'+'.join(layer.label for layer in self.layers) or 'warm'} instance {self.vm_id}"
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,14 @@ diff(x, x) == ().
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 
 from pipeline.errors import PlanError
 from pipeline.policy.model import (
     VM_MAX,
+    Driver,
     Edge,
     Instance,
     Layer,
@@ -72,8 +74,22 @@ class StartInstance:
     instance: Instance
 
     def __str__(self) -> str:
-        places = ", ".join(map(str, self.instance.slots)) or "no edge"
-        return f"start {self.instance} ({self.instance.driver}) at {places}"
+        at = f" at {', '.join(map(str, self.instance.slots)) or 'no edge'}" if self.instance.layers else ""
+        return f"start {self.instance} ({self.instance.driver}){at}"
+
+
+@dataclass(frozen=True)
+class AssignInstance:
+    """Give a running instance this layer and these places; it lets go of what it had. It becomes BOOTING, and READY by
+    itself.
+    """
+
+    instance: Instance
+    former: tuple[LayerId, ...] = ()
+
+    def __str__(self) -> str:
+        was = "+".join(layer.label for layer in self.former) or "warm"
+        return f"assign {self.instance}, was {was}, at {', '.join(map(str, self.instance.slots))}"
 
 
 @dataclass(frozen=True)
@@ -130,9 +146,11 @@ class DrainInstance:
 
     instance: Instance
     deadline: float | None
+    becomes: LayerId | None = None
 
     def __str__(self) -> str:
-        return f"drain {self.instance}" + ("" if self.deadline is None else f" until {self.deadline:.1f} s")
+        until = "" if self.deadline is None else f" until {self.deadline:.1f} s"
+        return f"drain {self.instance}{until}" + (f", then it becomes {self.becomes.label}" if self.becomes else "")
 
 
 @dataclass(frozen=True)
@@ -145,8 +163,8 @@ class StopInstance:
         return f"stop {self.instance} ({self.instance.state.name.lower()})"
 
 
-Action = (CreateEdge | RemoveEdge | StartRouter | StopRouter | StartInstance | ActivateInstance | SetRoutes
-          | SetServices | AttachClassifier | DetachClassifier | DrainInstance | StopInstance)
+Action = (CreateEdge | RemoveEdge | StartRouter | StopRouter | StartInstance | AssignInstance | ActivateInstance
+          | SetRoutes | SetServices | AttachClassifier | DetachClassifier | DrainInstance | StopInstance)
 
 
 # ---- places and numbers
@@ -241,6 +259,8 @@ class Intent:
     interface: str
     drain_timeout: float = 30.0           # seconds
     drain: frozenset[int] = frozenset()   # VMIDs of instances that are to go, or have gone
+    change: Mapping[int, LayerId] = field(default_factory=dict)   # VMIDs of instances that are to have another layer
+    warm: Mapping[Driver, int] = field(default_factory=dict)      # instances without a layer to keep ready
     held: frozenset[LayerId] = frozenset()   # layers that get no new instance now: theirs keep dying
     force: bool = False                   # a layer may be left with fewer than `min` active instances
 
@@ -251,11 +271,13 @@ def desired(actual: Swarm, intent: Intent, now: float) -> Swarm:
     wanted = replace(actual, layers=intent.layers, edges=_edges(actual, services, intent.layers), router=True,
                      instances=_survivors(actual.instances, now))
     deadline = now + intent.drain_timeout
+    wanted = _changes(actual, wanted, intent, now)
     for layer in intent.layers:
         wanted = _pool(actual, wanted, layer, intent, deadline)
     for instance in wanted.instances:
-        if not any(layer.id in instance.layers for layer in intent.layers):
+        if instance.layers and not any(layer.id in instance.layers for layer in intent.layers):
             wanted = _let_go(wanted, instance, deadline)
+    wanted = _warm(actual, wanted, intent)
     routing = _routing(actual, wanted)
     known = {service.name for service in actual.services}
     served = tuple(s for s in services if s.name in known or all(map(routing.active, s.chain.layers)))
@@ -267,10 +289,13 @@ def desired(actual: Swarm, intent: Intent, now: float) -> Swarm:
 
 def _survivors(instances: Iterable[Instance], now: float) -> tuple[Instance, ...]:
     """Instances that are not at their end."""
-    def ended(i: Instance) -> bool:
-        over = i.drained or (i.deadline is not None and i.deadline <= now)
-        return not i.live or (i.state is VmState.DRAINING and over)
-    return tuple(i for i in instances if not ended(i))
+    return tuple(i for i in instances if i.live and (i.becomes or not _drained(i, now)))
+
+
+def _drained(instance: Instance, now: float) -> bool:
+    """It has finished, or had its time."""
+    over = instance.drained or (instance.deadline is not None and instance.deadline <= now)
+    return instance.state is VmState.DRAINING and over
 
 
 def keep_indices(old: Iterable[Service], new: Sequence[Service]) -> tuple[Service, ...]:
@@ -303,6 +328,7 @@ def _pool(actual: Swarm, wanted: Swarm, layer: Layer, intent: Intent, deadline: 
         return instance.revision == layer.revision and edges == {slot.edge for slot in instance.slots}
 
     pool = [i for i in wanted.pool(layer.id) if i.state is not VmState.DRAINING]
+    coming = sum(i.becomes is layer.id for i in wanted.instances)
     fit = [i for i in pool if i.vm_id not in intent.drain and fits(i)]
     fit.sort(key=lambda i: (-i.state, i.vm_id))     # the furthest on, then the oldest, may stay
     keep = fit[:layer.instances]
@@ -314,8 +340,8 @@ def _pool(actual: Swarm, wanted: Swarm, layer: Layer, intent: Intent, deadline: 
     for instance in keep:
         wanted = wanted.with_instance(replace(instance, state=VmState.ACTIVE))
 
-    missing = layer.instances - len(keep)
-    room = layer.max - len(wanted.pool(layer.id))
+    missing = layer.instances - len(keep) - coming
+    room = layer.max - len(wanted.pool(layer.id)) - coming
     wanted = _start(actual, wanted, layer, min(missing, room))
     # Replacements come first. Where there is no room for them, one at a time makes room, down to `min`.
     floor = layer.instances if room >= missing else max(layer.min, layer.instances - 1)
@@ -329,18 +355,68 @@ def _pool(actual: Swarm, wanted: Swarm, layer: Layer, intent: Intent, deadline: 
 
 
 def _start(actual: Swarm, wanted: Swarm, layer: Layer, count: int) -> Swarm:
-    """``wanted`` with so many new instances, or as many as there are free places for."""
+    """``wanted`` with so many new instances, warm ones first, or as many as there are free places for."""
     for _ in range(count):
-        taken = taken_slots(actual) | taken_slots(wanted)
+        warm = next((i for i in wanted.instances if i.warm and i.driver is layer.driver), None)
         try:
-            slots = assign_slots((layer.id,), wanted.edges, taken)
+            wanted = _give(actual, wanted, warm or _new(actual, wanted, layer.driver), layer)
         except PlanError:
             break       # the places of those that left are not free yet; the next call tries again
-        vm_id = allocate_vm_id({i.vm_id for i in (*actual.instances, *wanted.instances)}, wanted.last_vm_id)
-        new = Instance(vm_id, (layer.id,), layer.driver, VmState.ACTIVE, slots, layer.revision,
-                       wanted.last_incarnation + 1)
-        wanted = replace(wanted, instances=(*wanted.instances, new), last_vm_id=vm_id,
-                         last_incarnation=new.incarnation)
+    return wanted
+
+
+def _new(actual: Swarm, wanted: Swarm, driver: Driver) -> Instance:
+    """One that does not run yet, without a layer."""
+    vm_id = allocate_vm_id({i.vm_id for i in (*actual.instances, *wanted.instances)}, wanted.last_vm_id)
+    return Instance(vm_id, (), driver, VmState.READY, incarnation=wanted.last_incarnation + 1)
+
+
+def _with(wanted: Swarm, instance: Instance) -> Swarm:
+    """``wanted`` with this instance, in the place of the one with its VMID or beside the others."""
+    if wanted.instance(instance.vm_id):
+        wanted = wanted.with_instance(instance)
+    else:
+        wanted = replace(wanted, instances=(*wanted.instances, instance), last_vm_id=instance.vm_id)
+    return replace(wanted, last_incarnation=max(instance.incarnation, wanted.last_incarnation))
+
+
+def _give(actual: Swarm, wanted: Swarm, instance: Instance, layer: Layer) -> Swarm:
+    """``wanted`` in which this instance has that layer, and places of it. Raises PlanError if there are none."""
+    slots = assign_slots((layer.id,), wanted.edges, taken_slots(actual) | taken_slots(wanted))
+    return _with(wanted, replace(
+        instance, layers=(layer.id,), state=VmState.ACTIVE, slots=slots, revision=layer.revision,
+        incarnation=wanted.last_incarnation + 1, deadline=None, becomes=None, status=None))
+
+
+def _changes(actual: Swarm, wanted: Swarm, intent: Intent, now: float) -> Swarm:
+    """``wanted`` with the first or next step of each instance that is to have another layer: it drains, then
+    changes. One that has nothing to drain changes at once.
+    """
+    layers = {layer.id: layer for layer in intent.layers}
+    for instance in wanted.instances:
+        layer = layers.get(intent.change.get(instance.vm_id) or instance.becomes or LayerId.NONE)
+        if layer is None or layer.id in instance.layers:
+            wanted = wanted.with_instance(replace(instance, becomes=None))
+        elif instance.state is VmState.ACTIVE:
+            wanted = wanted.with_instance(replace(instance.to(VmState.DRAINING), deadline=now + intent.drain_timeout,
+                                                  becomes=layer.id))
+        elif instance.state is VmState.READY or _drained(instance, now):
+            with suppress(PlanError):      # no place is free yet
+                wanted = _give(actual, wanted, instance, layer)
+    return replace(wanted, instances=tuple(i for i in wanted.instances if i.becomes or not _drained(i, now)))
+
+
+def _warm(actual: Swarm, wanted: Swarm, intent: Intent) -> Swarm:
+    """``wanted`` with as many instances without a layer as are to be kept ready. They are always new ones: one that
+    has served a layer might carry a guest along that broke into it.
+    """
+    for driver, count in intent.warm.items():
+        pool = [i for i in wanted.instances if not i.layers and i.driver is driver]
+        if LayerId.NONE not in intent.held:
+            for _ in range(count - len(pool)):
+                wanted = _with(wanted, _new(actual, wanted, driver))
+        gone = {i.vm_id for i in pool[count:]}
+        wanted = replace(wanted, instances=tuple(i for i in wanted.instances if i.vm_id not in gone))
     return wanted
 
 
@@ -358,7 +434,7 @@ def _routing(actual: Swarm, wanted: Swarm) -> RoutingTable:
     statuses = []
     for old in actual.instances:
         new = wanted.instance(old.vm_id)
-        if new is None:
+        if new is None or new.incarnation != old.incarnation:
             continue
         state = VmState.ACTIVE if _can_activate(old) else old.state
         status = old.status or VMStatus(old.vm_id, old.layers, state)
@@ -396,7 +472,11 @@ def diff(actual: Swarm, wanted: Swarm, *, force: bool = False) -> tuple[Action, 
 
     start = sorted((i for i in after.values() if i.vm_id not in before), key=depth, reverse=True)
     stop = sorted((i for i in before.values() if i.vm_id not in after), key=depth)
-    steps = [(old, after[old.vm_id]) for old in sorted(before.values(), key=depth) if old.vm_id in after]
+    both = [(old, after[old.vm_id]) for old in sorted(before.values(), key=depth) if old.vm_id in after]
+    assign = [(old, new) for old, new in both if new.incarnation != old.incarnation]
+    steps = [(old, new) for old, new in both if new.incarnation == old.incarnation]
+    for old, _ in assign:
+        old.to(VmState.BOOTING)
     for old, new in steps:
         _check_step(old, new)
     if undrained := [i for i in stop if i.state is VmState.ACTIVE and not force]:
@@ -409,6 +489,7 @@ def diff(actual: Swarm, wanted: Swarm, *, force: bool = False) -> tuple[Action, 
     actions += [CreateEdge(e) for e in wanted.edges if e not in actual.edges]
     if wanted.router and not actual.router:
         actions.append(StartRouter())
+    actions += [AssignInstance(new) for old, new in assign if not old.layers]
     actions += [StartInstance(replace(i, state=VmState.DEFINED)) for i in start]
     actions += [ActivateInstance(old) for old, new in reversed(steps)
                 if new.state is VmState.ACTIVE and _can_activate(old)]
@@ -419,9 +500,10 @@ def diff(actual: Swarm, wanted: Swarm, *, force: bool = False) -> tuple[Action, 
         actions.append(SetServices(wanted.services))
     if wanted.classifier and wanted.classifier != actual.classifier:
         actions.append(AttachClassifier(wanted.classifier))
-    actions += [DrainInstance(old, new.deadline) for old, new in steps
+    actions += [DrainInstance(old, new.deadline, new.becomes) for old, new in steps
                 if new.state is VmState.DRAINING and old.state is VmState.ACTIVE]
     actions += [StopInstance(i) for i in stop]
+    actions += [AssignInstance(new, old.layers) for old, new in assign if old.layers]
     actions += [RemoveEdge(e) for e in actual.edges if e not in wanted.edges and e.name not in in_use]
     if actual.router and not wanted.router:
         actions.append(StopRouter())
@@ -466,10 +548,17 @@ def advance(swarm: Swarm, action: Action) -> Swarm:
             latest = max((swarm.last_incarnation, swarm.last_vm_id), (instance.incarnation, instance.vm_id))
             return replace(swarm, instances=(*swarm.instances, instance.to(VmState.BOOTING)),
                            last_incarnation=latest[0], last_vm_id=latest[1])
+        case AssignInstance(instance, _):
+            old = swarm.instance(instance.vm_id)
+            if old is None or not old.live:
+                return swarm
+            return replace(swarm.with_instance(replace(instance, state=old.to(VmState.BOOTING).state)),
+                           retired=retire_slots(swarm, old),
+                           last_incarnation=max(swarm.last_incarnation, instance.incarnation))
         case ActivateInstance(instance):
             return _step(swarm, instance.vm_id, VmState.ACTIVE)
-        case DrainInstance(instance, deadline):
-            return _step(swarm, instance.vm_id, VmState.DRAINING, deadline)
+        case DrainInstance(instance, deadline, becomes):
+            return _step(swarm, instance.vm_id, VmState.DRAINING, deadline, becomes)
         case StopInstance(instance):
             left = tuple(i for i in swarm.instances if i.vm_id != instance.vm_id)
             return replace(swarm, instances=left, retired=retire_slots(swarm, instance))
@@ -483,8 +572,9 @@ def advance(swarm: Swarm, action: Action) -> Swarm:
             return replace(swarm, classifier="")
 
 
-def _step(swarm: Swarm, vm_id: int, state: VmState, deadline: float | None = None) -> Swarm:
+def _step(swarm: Swarm, vm_id: int, state: VmState, deadline: float | None = None,
+          becomes: LayerId | None = None) -> Swarm:
     instance = swarm.instance(vm_id)
     if instance is None or not instance.live:
         return swarm
-    return swarm.with_instance(replace(instance.to(state), deadline=deadline))
+    return swarm.with_instance(replace(instance.to(state), deadline=deadline, becomes=becomes))

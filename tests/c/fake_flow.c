@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "fake_flow.h"
 
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,10 +38,9 @@ void fake_conf(struct fake *k, enum sl_conf_type type, const void *data, uint32_
 
 int fake_start(struct fake *k)
 {
-	int err = k->layer->init(&k->inst);
+	int err = k->layer->load ? k->layer->load() : 0;
 
-	if (!err && k->layer->setup)
-		err = k->layer->setup(&k->inst);
+	err = err ? err : k->layer->init(&k->inst);
 	if (!err && k->layer->start)
 		err = k->layer->start(&k->inst);
 	return err;
@@ -257,6 +257,15 @@ const void *sl_instance_conf(struct sl_instance *inst, enum sl_conf_type type, u
 		return k->confs[i].data;
 	}
 	return NULL;
+}
+
+/* As whoever stands outside does it: the folder of the app's configuration, opened. */
+int sl_instance_grant(struct sl_instance *inst, enum sl_grant_kind kind, uint32_t number)
+{
+	uint32_t len;
+	const struct sl_app_conf *conf = sl_instance_conf(inst, SL_CONF_APP, 0, &len);
+
+	return kind == SL_GRANT_ROOT && !number && conf && *conf->root ? open((const char *)conf->root, O_PATH | O_DIRECTORY | O_CLOEXEC) : -1;
 }
 
 void sl_instance_conf_wipe(struct sl_instance *inst, const void *data, uint32_t len)

@@ -71,7 +71,7 @@ struct fake {
 /* Zeroes *k. Then: fake_conf for each item, fake_start. */
 void fake_init(struct fake *k, const struct sl_layer *layer);
 void fake_conf(struct fake *k, enum sl_conf_type type, const void *data, uint32_t len);   /* data stays the caller's */
-int fake_start(struct fake *k);   /* init, setup, start: returns the first error */
+int fake_start(struct fake *k);   /* load, init, start: returns the first error */
 void fake_stop(struct fake *k);   /* stop, then frees all flows */
 
 /* The layer before opens a flow. Returns NULL if the layer refused; *status (may be NULL) then says why. */

@@ -181,7 +181,7 @@ static void test_bad_configuration(void **state)
 	(void)state;
 	conf_refused(NULL, 0, "configuration");
 	conf_refused(&conf, sizeof(conf) - 1, "configuration");
-	conf_refused(&conf, sizeof(conf), "/nonexistent/folder: No such file");
+	conf_refused(&conf, sizeof(conf), "/nonexistent/folder was not granted");
 	conf.max_requests = 0;
 	conf_refused(&conf, sizeof(conf), "configuration");
 }

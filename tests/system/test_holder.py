@@ -13,22 +13,22 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from ipaddress import IPv4Address, IPv6Address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 
 import pytest
 from pipeline._native import ffi, lib
 
-from pipeline.errors import HugepageError, LaunchError, NamespaceError, RouterError
+from pipeline.errors import HugepageError, InstanceError, LaunchError, NamespaceError, RouterError
 from pipeline.host import holder_client, hugepages, namespaces, processes
-from pipeline.host.control import Assignment, ControlRegion, EdgeSeat, Report
+from pipeline.host.control import Assignment, ControlRegion, EdgeSeat, Report, ServiceSeat
 from pipeline.host.doorbells import Doorbells
 from pipeline.host.edges import EdgeMemory, Sizes, pages_needed
 from pipeline.host.holder_client import HolderClient, InstanceFds
 from pipeline.host.nic import Gateway, nic_facts
 from pipeline.host.router import Router, RouterSpec
 from pipeline.host.tap import TapSpec, tap_create
-from pipeline.instances.driver import EdgeGrant, InstanceSpec, Running
+from pipeline.instances.driver import EdgeGrant, InstanceSpec, Outfit, Running
 from pipeline.instances.process import UID_BASE, ProcessDriver
 from pipeline.policy.model import Edge, LayerId, Nic, Side, VmState
 
@@ -42,7 +42,7 @@ INSTANCE = r"""
 import ctypes, fcntl, mmap, os, socket, struct, sys, time
 mode = os.environ.get("SWARMLINE_FAKE", "")
 options = dict(word[2:].split("=", 1) for word in sys.argv[1:])
-vm_id, ivshmem, edges, pid_fd = (int(options[key]) for key in ("vm-id", "ivshmem-fd", "edges-fd", "pid-fd"))
+vm_id, ivshmem, grants, pid_fd = (int(options[key]) for key in ("vm-id", "ivshmem-fd", "grants-fd", "pid-fd"))
 print("vm", vm_id, "uid", options["uid"], "starts", mode, flush=True)
 if mode == "exits":
     sys.exit("no such layer")
@@ -59,7 +59,7 @@ if pid:
 os.close(pid_fd)
 if mode == "dies":
     os._exit(4)
-server, sock = socket.socket(fileno=ivshmem), socket.socket(fileno=edges)
+server, sock = socket.socket(fileno=ivshmem), socket.socket(fileno=grants)
 fds = {}
 while vm_id not in fds:
     data, got, _, _ = socket.recv_fds(server, 8, 1)
@@ -68,12 +68,11 @@ while vm_id not in fds:
         fds[value] = got[0]
 region = mmap.mmap(fds[-1], 1 << 20)
 assignment_off, _, status_off = struct.unpack_from("<3I", region, 16)
-names = []
-for _ in range(region[assignment_off + 5]):
-    data, got, _, _ = socket.recv_fds(sock, 4, 1)
-    names.append("%d=%s" % (struct.unpack("<I", data)[0], os.readlink("/proc/self/fd/%d" % got[0]).split()[0]))
-while region[assignment_off + 4] == 1 and "eth0" not in [name for _, name in socket.if_nameindex()]:
-    time.sleep(0.005)
+data, got, _, _ = socket.recv_fds(sock, 1000, 80)
+number, count = struct.unpack_from("<2I", data)
+assert number == struct.unpack_from("<I", region, assignment_off)[0] and count == len(got)
+links = [os.readlink("/proc/self/fd/%d" % fd).split()[0].split(":[")[0] for fd in got]
+names = ["%d/%d=%s" % (*struct.unpack_from("<2I", data, 8 + 8 * n), link) for n, link in enumerate(links)]
 links = ",".join(name for _, name in socket.if_nameindex())
 text = (" ".join(names) + " " + links).encode()
 offset = status_off + int(os.environ["SWARMLINE_TEXT_OFF"])
@@ -168,12 +167,21 @@ class Place:
         self.edge = EdgeMemory.create(holder, Edge(LayerId.TCP, LayerId.TLS, 2, 2), SMALL)
         side = Side.FRONT if layer is LayerId.TCP else Side.BACK
         seat = EdgeSeat(self.edge.edge_id, 1, 0, side, LayerId.TLS)
-        self.region.assign(Assignment(layer, (seat,)), [])
-        self.spec = InstanceSpec(vm_id, run_dir, self.fds.facts.socket, tap)
+        service = ServiceSeat("https", (ip_address("192.0.2.1"), ip_address("2001:db8::1")), 443, 6, 0)
+        assignment = Assignment(layer, (seat,), (service,), MAC, 1500)
+        number = self.region.assign(assignment, [])
+        self.spec = InstanceSpec(vm_id, run_dir, self.fds.facts.socket)
+        self.outfit = Outfit(number, assignment, (EdgeGrant(self.edge.edge_id, self.edge.fd),), tap, 16)
 
-    async def start(self) -> Running:
-        running = await ProcessDriver().start(self.spec)
-        await ProcessDriver().plug(running, [EdgeGrant(self.edge.edge_id, self.edge.fd)])
+    async def started(self, driver: ProcessDriver | None = None) -> Running:
+        """Runs, and has what its assignment needs."""
+        driver = driver or ProcessDriver()
+        running = await driver.start(self.spec)
+        try:
+            await driver.plug(running, self.outfit)
+        except BaseException:
+            await driver.stop(running)
+            raise
         return running
 
     async def ready(self) -> Report:
@@ -217,16 +225,16 @@ def test_instance_starts_with_its_edges(place: Callable[..., Place], holder: Hol
     mine = place()
 
     async def run() -> None:
-        running = await mine.start()
+        running = await mine.started()
         report = await mine.ready()
-        assert (report.status.state, report.text) == (VmState.READY, "258=/memfd:sl-edge-tcp-tls lo")
+        assert (report.status.state, report.text) == (VmState.READY, "1/258=/memfd:sl-edge-tcp-tls lo")
         assert holder.instance_get(3).facts.connected
         assert f"uid {UID_BASE + 3} starts" in running.log_path.read_text()
         assert running.alive
-        adopted = await ProcessDriver().adopt(mine.spec, running.pid)
+        adopted = await ProcessDriver().adopt(mine.spec, running.pid, os.dup(running.grants))
         assert adopted
         adopted.close()
-        assert await ProcessDriver().adopt(mine.spec, os.getpid()) is None
+        assert await ProcessDriver().adopt(mine.spec, os.getpid(), os.dup(running.grants)) is None
         await ProcessDriver().stop(running)
 
     asyncio.run(run())
@@ -243,7 +251,7 @@ def test_death_of_an_instance_is_known_in_every_way(place: Callable[..., Place],
     async def run() -> list[str]:
         events: asyncio.Queue[dict[str, object]] = asyncio.Queue()
         stop = holder.subscribe(events.put_nowait)
-        running = await mine.start()
+        running = await mine.started()
         await mine.ready()
         os.kill(running.pid, signal.SIGSEGV)
         async with asyncio.timeout(10):
@@ -261,15 +269,16 @@ def test_first_layer_gets_an_interface(place: Callable[..., Place]) -> None:
     mine = place(layer=LayerId.TCP)
 
     async def run() -> None:
-        running = await mine.start()
+        running = await mine.started()
         report = await mine.ready()
-        assert report.text.endswith(" lo,eth0")
+        assert report.text == "1/258=/memfd:sl-edge-tcp-tls 2/0=socket 2/0=socket lo,eth0"
         facts = nic_facts(running.pid, "eth0")
-        assert (facts.mac, facts.mtu, facts.up, facts.kind) == (MAC, 1500, False, "tun")
+        assert (facts.mac, facts.mtu, facts.up, facts.kind) == (MAC, 1500, True, "tun")
         tap = running.take_tap()
         assert tap is not None
         assert running.take_tap() is None
-        namespaces.spawn_in(running.pid, ["ip", "link", "set", "eth0", "up"]).wait()
+        listening = namespaces.spawn_in(running.pid, ["ss", "-ltnH"], stdout=subprocess.PIPE).communicate()[0].decode()
+        assert {line.split()[3] for line in listening.splitlines()} == {"[::ffff:192.0.2.1]:443", "[2001:db8::1]:443"}
         namespaces.spawn_in(running.pid, ["ip", "addr", "add", "192.0.2.1/24", "dev", "eth0"]).wait()
         ping = namespaces.spawn_in(running.pid, ["ip", "neigh", "get", "192.0.2.9", "dev", "eth0"],
                                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -301,8 +310,7 @@ def _mac_of(name: str) -> bytes:
     ("exits", LayerId.TLS, "no such layer", 1),
     ("hangs", LayerId.TLS, "did not say its pid within 0.5 s", None),
     ("dies", LayerId.TLS, "ended at once", None),
-    ("lies", LayerId.TLS, "process 1 is not instance 3", None),
-    ("shares", LayerId.TCP, "no network namespace of its own", None)])
+    ("lies", LayerId.TLS, "process 1 is not instance 3", None)])
 def test_instance_that_does_not_start(place: Callable[..., Place], monkeypatch: pytest.MonkeyPatch, mode: str,
                                       layer: LayerId, words: str, status: int | None) -> None:
     """One clear error, and nothing left: neither process nor descriptor nor interface."""
@@ -310,7 +318,7 @@ def test_instance_that_does_not_start(place: Callable[..., Place], monkeypatch: 
     mine = place(layer=layer)
     before, links = set(os.listdir("/proc/self/fd")), socket.if_nameindex()
     with pytest.raises(LaunchError) as caught:
-        asyncio.run(ProcessDriver(start_timeout=0.5 if mode == "hangs" else 10).start(mine.spec))
+        asyncio.run(mine.started(ProcessDriver(start_timeout=0.5 if mode == "hangs" else 10)))
     error = caught.value
     assert words in str(error)
     assert error.exit_status == status
@@ -319,6 +327,15 @@ def test_instance_that_does_not_start(place: Callable[..., Place], monkeypatch: 
     assert error.log_lines
     assert [p for p in processes.find(mine.spec.run_dir) if "--vm-id=3" in p.argv] == []
     assert set(os.listdir("/proc/self/fd")) == before
+    assert socket.if_nameindex() == links
+
+
+@pytest.mark.usefixtures("programs")
+def test_no_interface_in_the_namespace_of_others(place: Callable[..., Place], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SWARMLINE_FAKE", "shares")
+    mine, links = place(layer=LayerId.TCP), socket.if_nameindex()
+    with pytest.raises(InstanceError, match="no network namespace of its own"):
+        asyncio.run(mine.started())
     assert socket.if_nameindex() == links
 
 

@@ -88,8 +88,18 @@ def test_descriptors_lead_nowhere_else(swarm: Swarm, layer: str) -> None:
         held = descriptors(instance["pid"])
         assert {m[1] for d in held if (m := re.match(r"/memfd:(\S+)", d))} <= mine
         files = {d for d in held if d.startswith("/") and not d.startswith(("/memfd:", "/dev/null"))}
-        allowed = {str(swarm.run_dir / f"log/instance-{instance['vm_id']}.log")}
-        assert files <= allowed | ({str(swarm.site)} if layer == "app" else set())
+        log = str(swarm.run_dir / f"log/instance-{instance['vm_id']}.log")
+        assert files == {log, "/"} if layer == "app" else {log}
+
+
+def test_folder_of_app_has_nothing_above_it(swarm: Swarm) -> None:
+    """It is the root of a mount of its own, which cannot be written through."""
+    for pid in pids(swarm, "app"):
+        (folder,) = (link for link in Path(f"/proc/{pid}/fd").iterdir() if os.readlink(link) == "/")
+        assert os.path.samestat(os.stat(folder), os.stat(swarm.site))
+        assert os.path.samestat(os.stat(f"{folder}/.."), os.stat(swarm.site))
+        with pytest.raises(OSError, match="Read-only"):
+            Path(f"{folder}/new").write_text("x")
 
 
 @LAYERS

@@ -26,7 +26,7 @@ MAY_IMPORT_NATIVE = {"host", "instances"}
 
 # policy computes: these modules can not reach a file, a socket, a process or a clock
 PURE = {
-    *("__future__", "abc", "array", "bisect", "collections", "copy", "dataclasses", "difflib", "enum"),
+    *("__future__", "abc", "array", "bisect", "collections", "contextlib", "copy", "dataclasses", "difflib", "enum"),
     *("fractions", "functools", "hashlib", "heapq", "ipaddress", "itertools", "json", "math", "operator"),
     *("re", "statistics", "string", "struct", "textwrap", "tomllib", "types", "typing", "zlib", "pydantic"),
 }

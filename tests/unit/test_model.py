@@ -83,8 +83,11 @@ def test_vm_status_is_that_of_the_abi() -> None:
 
 @pytest.mark.parametrize(("old", "new"), list(product(VmState, VmState)))
 def test_life_cycle(old: VmState, new: VmState) -> None:
-    """As c/abi/base.h draws it: one step ahead up to GONE, FAILED from any, nothing out of GONE or FAILED."""
-    legal = old < VmState.GONE and (new == old + 1 or new is VmState.FAILED)
+    """As c/abi/base.h draws it: one step ahead up to GONE, FAILED from any, nothing out of GONE or FAILED, and back to
+    BOOTING for another layer.
+    """
+    again = new is VmState.BOOTING and old in (VmState.READY, VmState.DRAINING)
+    legal = again or (old < VmState.GONE and (new == old + 1 or new is VmState.FAILED))
     assert (new in TRANSITIONS[old]) == legal
     instance = Instance(7, (LayerId.TLS,), state=old)
     if legal:

@@ -197,7 +197,18 @@ class Guest:
             self._rung.poll(0.02)
 
     def until_state(self, state: VmState, timeout: float = BOOT_TIMEOUT) -> Report:
-        return self.until(lambda r: r if r.status.state is state else None, f"state {state.name}", timeout)
+        """Of the present assignment."""
+        def reached(r: Report) -> Report | None:
+            return r if r.status.state is state and r.assignment_seen == self.control.assigned else None
+
+        return self.until(reached, f"state {state.name}", timeout)
+
+    def until_warm(self) -> Report:
+        """Ready, and without a layer."""
+        def warm(r: Report) -> Report | None:
+            return r if r.status.state is VmState.READY and not r.status.protocol_layers else None
+
+        return self.until(warm, "warm")
 
     def rung(self, timeout: float) -> bool:
         """Waits until the guest rings the manager."""

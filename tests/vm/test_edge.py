@@ -60,7 +60,7 @@ class Peer:
 def warm(image: Image, vm_dir: Path, holder: HolderClient) -> Iterator[Guest]:
     with guest_made(image, vm_dir, holder) as guest:
         guest.start()
-        guest.until_state(VmState.BOOTING)
+        guest.until_warm()
         yield guest
 
 

@@ -36,7 +36,7 @@ def edge(guest: Guest) -> EdgeMemory:
 @pytest.fixture(scope="module")
 def active(guest: Guest, edge: EdgeMemory) -> Guest:
     """The guest with an edge and the layer app."""
-    guest.until_state(VmState.BOOTING)
+    guest.until_warm()
     guest.plug(edge)
     guest.assign(edge)
     guest.ring()
@@ -47,16 +47,16 @@ def active(guest: Guest, edge: EdgeMemory) -> Guest:
 
 
 def test_a_guest_without_assignment_is_warm(guest: Guest) -> None:
-    report = guest.until_state(VmState.BOOTING)
+    report = guest.until_warm()
     assert report.status.vm_id == guest.vm_id
     assert report.status.protocol_layers == ()
     first = report.status.heartbeat_ns
     guest.until(lambda r: r.status.heartbeat_ns >= first + 2 * HEARTBEAT * 1e9, "heartbeats of a warm guest", 5)
-    assert guest.control.report().status.state is VmState.BOOTING      # type: ignore[union-attr]
+    assert guest.control.report().status.state is VmState.READY      # type: ignore[union-attr]
 
 
 def test_the_seed_is_used_and_wiped(guest: Guest) -> None:
-    guest.until_state(VmState.BOOTING)
+    guest.until_warm()
     assert not any(guest.control._header.entropy)
 
 

@@ -193,15 +193,12 @@ static void request_over(struct sl_flow *f, enum sl_request_status status)
 	request_free(f->user);
 }
 
-static int root_open(struct sl_app *app)
+static int root_take(struct sl_app *app)
 {
-	const char *root = (const char *)app->conf.root;
-
-	app->root = -1;
-	if (!*root)
-		return 0;
-	app->root = open(root, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	return app->root < 0 ? sl_instance_fail(app->inst, errno, "app: folder %s: %s", root, strerror(errno)) : 0;
+	app->root = sl_instance_grant(app->inst, SL_GRANT_ROOT, 0);
+	if (app->root < 0 && *app->conf.root)
+		return sl_instance_fail(app->inst, EINVAL, "app: the folder %s was not granted", (const char *)app->conf.root);
+	return 0;
 }
 
 static int app_init(struct sl_instance *inst)
@@ -226,7 +223,7 @@ static int app_init(struct sl_instance *inst)
 	app->conf = *conf;
 	sl_list_init(&app->free);
 	sl_list_init(&app->running);
-	err = root_open(app);
+	err = root_take(app);
 	if (err) {
 		free(app->requests);
 		free(app);

@@ -8,11 +8,13 @@
 #include <linux/neighbour.h>
 #include <linux/rtnetlink.h>
 #include <net/if.h>
-#include <stdlib.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "abi/router.h"
 #include "base/base.h"
+
+_Static_assert(SL_LISTENERS_MAX == SL_SERVICE_MAX * 4, "as many as there are addresses");
 
 struct sl_net {
 	struct mnl_socket *nl;
@@ -75,42 +77,19 @@ static unsigned ifindex_wait(const char *name, int timeout_ms)
 	return i;
 }
 
-int sl_net_open(uint32_t mtu, int timeout_ms, struct sl_net **ret)
+static int net_open(struct sl_net *n, uint32_t mtu, int timeout_ms)
 {
-	struct sl_net *n = calloc(1, sizeof(*n));
-	int err = -ENOMEM;
+	int err;
 
-	if (!n)
-		return -ENOMEM;
-	n->nl = mnl_socket_open(NETLINK_ROUTE);
-	if (!n->nl || mnl_socket_bind(n->nl, 0, MNL_SOCKET_AUTOPID) < 0) {
-		err = -errno;
-		goto fail;
-	}
+	n->nl = mnl_socket_open2(NETLINK_ROUTE, SOCK_CLOEXEC);
+	if (!n->nl || mnl_socket_bind(n->nl, 0, MNL_SOCKET_AUTOPID) < 0)
+		return -errno;
 	n->ifindex = ifindex_wait("eth0", timeout_ms);
 	n->lo = if_nametoindex("lo");
-	if (!n->ifindex) {
-		err = -ETIMEDOUT;
-		goto fail;
-	}
+	if (!n->ifindex)
+		return -ETIMEDOUT;
 	err = link_up(n, n->lo, 0);
-	err = err ? err : link_up(n, n->ifindex, mtu);
-	if (err)
-		goto fail;
-	*ret = n;
-	return 0;
-fail:
-	sl_net_close(n);
-	return err;
-}
-
-void sl_net_close(struct sl_net *n)
-{
-	if (!n)
-		return;
-	if (n->nl)
-		mnl_socket_close(n->nl);
-	free(n);
+	return err ? err : link_up(n, n->ifindex, mtu);
 }
 
 static bool is_v4(const uint8_t addr[16])
@@ -120,7 +99,7 @@ static bool is_v4(const uint8_t addr[16])
 	return !memcmp(addr, mapped, sizeof(mapped));
 }
 
-int sl_net_addr_add(struct sl_net *n, const uint8_t addr[16])
+static int addr_add(struct sl_net *n, const uint8_t addr[16])
 {
 	struct ifaddrmsg *m;
 	struct nlmsghdr *h = request(n, RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, sizeof(*m), (void **)&m);
@@ -166,11 +145,69 @@ static int default_route_add(struct sl_net *n, int family, const uint8_t *gatewa
 	return transact(n, h);
 }
 
-int sl_net_routes_add(struct sl_net *n)
+static int routes_add(struct sl_net *n)
 {
 	int err = neighbour_add(n, AF_INET, nexthop4, sizeof(nexthop4));
 
 	err = err ? err : default_route_add(n, AF_INET, nexthop4, sizeof(nexthop4));
 	err = err ? err : neighbour_add(n, AF_INET6, nexthop6, sizeof(nexthop6));
 	return err ? err : default_route_add(n, AF_INET6, nexthop6, sizeof(nexthop6));
+}
+
+/* One AF_INET6 socket serves a virtual IP of either family: IPv4 as ::ffff:a.b.c.d. */
+static int listener_open(const uint8_t addr[16], __be16 port, int backlog)
+{
+	struct sockaddr_in6 a = {.sin6_family = AF_INET6, .sin6_port = port};
+	int fd = socket(AF_INET6, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), one = 1, zero = 0, err;
+
+	memcpy(&a.sin6_addr, addr, 16);
+	if (fd < 0)
+		return -errno;
+	if (!setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &zero, sizeof(zero)) && !setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) &&
+	    !bind(fd, (void *)&a, sizeof(a)) && !listen(fd, backlog))
+		return fd;
+	err = -errno;
+	close(fd);
+	return err;
+}
+
+static int service_setup(struct sl_net *n, const struct sl_service_seat *s, int backlog, struct sl_listener *ret)
+{
+	static const uint8_t none[16];
+	int nb = 0, err = 0;
+
+	for (unsigned i = 0; !err && s->proto == IPPROTO_TCP && s->next_edge >= 0 && i < sl_nb(s->addr); i++) {
+		if (!memcmp(s->addr[i], none, sizeof(none)))
+			continue;
+		err = addr_add(n, s->addr[i]);
+		if (err)
+			break;
+		ret[nb].fd = listener_open(s->addr[i], s->port, backlog);
+		if (ret[nb].fd < 0)
+			err = ret[nb].fd;
+		else
+			nb++;
+	}
+	while (err && nb)
+		close(ret[--nb].fd);
+	return err ? err : nb;
+}
+
+int sl_net_setup(const struct sl_assignment *a, int backlog, int timeout_ms, struct sl_listener *ret)
+{
+	struct sl_net n = {0};
+	int nb = 0, err = net_open(&n, a->mtu, timeout_ms);
+
+	for (unsigned i = 0; err >= 0 && i < SL_SERVICE_MAX; i++) {
+		err = service_setup(&n, &a->services[i], backlog, ret + nb);
+		for (int k = 0; k < err; k++)
+			ret[nb++].service = i;
+	}
+	if (err >= 0)
+		err = routes_add(&n);
+	if (n.nl)
+		mnl_socket_close(n.nl);
+	while (err < 0 && nb)
+		close(ret[--nb].fd);
+	return err < 0 ? err : nb;
 }

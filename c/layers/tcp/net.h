@@ -1,20 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The network of a tcp instance: one interface eth0 in a network namespace (or guest) of its own, which holds the
- * virtual IPs. */
+/* The network of a tcp instance: one interface eth0, in a network namespace or guest of its own, that holds the virtual
+ * IPs. The instance has no right to any of this; who has sets it up from outside: the manager for a process, the first
+ * process of a guest for the instance in it. */
 #ifndef SL_TCP_NET_H
 #define SL_TCP_NET_H
 
-#include <stdint.h>
+#include "abi/control.h"
 
-struct sl_net;
+enum { SL_LISTENERS_MAX = 64 };   /* an address of a service each */
 
-/* Waits until eth0 is there (the manager, or the hypervisor, plugs it in), then brings it, with this MTU, and lo up. 0,
- * -ETIMEDOUT, -errno. */
-int sl_net_open(uint32_t mtu, int timeout_ms, struct sl_net **ret);
-void sl_net_close(struct sl_net *n);
-/* Adds a virtual IP (IPv4-mapped or IPv6, host prefix), ready for use at once. */
-int sl_net_addr_add(struct sl_net *n, const uint8_t addr[16]);
-/* Default routes of both families to the router's next hops, with permanent neighbour entries (abi/router.h). */
-int sl_net_routes_add(struct sl_net *n);
+struct sl_listener {
+	int fd;
+	__u32 service;
+};
+
+/* Waits until eth0 is there, brings it (with the assignment's MTU) and lo up, gives it the virtual IPs of the TCP services that begin at this
+ * assignment's layer, and default routes of both families to the router's next hops (abi/router.h). Opens a listening
+ * socket, not blocking, on each address. To be called in the namespace. Returns how many are in *ret, or -errno:
+ * -ETIMEDOUT without eth0. */
+int sl_net_setup(const struct sl_assignment *a, int backlog, int timeout_ms, struct sl_listener *ret);
 
 #endif

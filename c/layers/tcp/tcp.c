@@ -4,7 +4,7 @@
  * A connection is a socket and a flow. Bytes that came are received straight into a slot of the arena; bytes that go
  * are sent straight from the next layer's slot. No room on the edge stops the reading, and so closes TCP's window; no
  * room in the socket leaves the bytes with the flow library, and so closes the flow's window. */
-#include <arpa/inet.h>
+#include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <seccomp.h>
 #include <stdlib.h>
@@ -16,11 +16,9 @@
 #include "layers/tcp/net.h"
 
 enum {
-	LISTENERS_MAX = SL_SERVICE_MAX * 4,
 	ACCEPT_BURST = 64,           /* connections taken in one turn: the others must live too */
 	READ_LEN = 16384,
 	RETRY_MS = SL_WHEEL_MS,      /* no slot for the OPEN: try again */
-	NET_TIMEOUT_MS = 10000,
 };
 
 struct listener {
@@ -30,12 +28,14 @@ struct listener {
 
 struct tcp {
 	struct sl_tcp_conf conf;
-	struct listener listeners[LISTENERS_MAX];
+	struct listener listeners[SL_LISTENERS_MAX];
 	unsigned nb_listeners;
 	unsigned nb_accepted;        /* since the last traced one */
+	struct sl_list conns;
 };
 
 struct conn {
+	struct sl_list node;         /* in tcp.conns */
 	struct sl_watch watch;
 	struct sl_instance *inst;
 	struct sl_flow *flow;        /* NULL: waits for room to open it */
@@ -64,6 +64,7 @@ static void conn_free(struct conn *c, bool abort)
 	sl_timer_cancel(&c->timer);
 	sl_answer_drop(&c->answer);
 	close(c->watch.fd);
+	sl_list_unlink(&c->node);
 	c->inst->active_flows--;
 	free(c);
 }
@@ -254,6 +255,7 @@ static void conn_new(struct sl_instance *inst, unsigned service, int fd, const s
 		return;
 	}
 	sl_answer_begin(inst, &c->answer);
+	sl_list_append(&tcp_of(inst)->conns, &c->node);
 	inst->active_flows++;
 	inst->requests++;
 	conn_open(c);
@@ -282,6 +284,7 @@ static int tcp_init(struct sl_instance *inst)
 	uint32_t len;
 	const struct sl_tcp_conf *conf = sl_instance_conf(inst, SL_CONF_TCP, 0, &len);
 	struct tcp *t;
+	int fd;
 
 	if (!conf || len != sizeof(*conf))
 		return sl_instance_fail(inst, EINVAL, "tcp: no configuration");
@@ -289,69 +292,12 @@ static int tcp_init(struct sl_instance *inst)
 	if (!t)
 		return sl_instance_fail(inst, ENOMEM, "tcp: out of memory");
 	t->conf = *conf;
+	sl_list_init(&t->conns);
 	inst->layer_state = t;
-	return 0;
-}
-
-/* One AF_INET6 socket serves a virtual IP of either family: IPv4 as ::ffff:a.b.c.d. */
-static int listen_on(struct sl_instance *inst, unsigned service, const uint8_t addr[16], __be16 port)
-{
-	struct tcp *t = tcp_of(inst);
-	struct listener *l = &t->listeners[t->nb_listeners];
-	struct sockaddr_in6 a = {.sin6_family = AF_INET6, .sin6_port = port};
-	int fd = socket(AF_INET6, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), one = 1, zero = 0;
-
-	memcpy(&a.sin6_addr, addr, 16);
-	if (fd < 0 || setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &zero, sizeof(zero)) ||
-	    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) || bind(fd, (void *)&a, sizeof(a)) ||
-	    listen(fd, (int)t->conf.backlog)) {
-		if (fd >= 0)
-			close(fd);
-		return sl_instance_fail(inst, errno, "tcp: can not listen on port %u: %s", ntohs(port), strerror(errno));
-	}
-	*l = (struct listener){.watch = {fd, EPOLLIN, listener_ready}, .service = service};
-	t->nb_listeners++;
-	return 0;
-}
-
-static int service_setup(struct sl_instance *inst, struct sl_net *net, unsigned service)
-{
-	static const uint8_t none[16];
-	const struct sl_service_seat *s = &inst->assignment.services[service];
-
-	if (s->proto != IPPROTO_TCP || s->next_edge < 0)
-		return 0;
-	for (unsigned i = 0; i < sl_nb(s->addr); i++) {
-		int err;
-
-		if (!memcmp(s->addr[i], none, sizeof(none)))
-			continue;
-		err = sl_net_addr_add(net, s->addr[i]);
-		if (err)
-			return sl_instance_fail(inst, -err, "tcp: can not add an address of service %.16s: %s", s->name, strerror(-err));
-		err = listen_on(inst, service, s->addr[i], s->port);
-		if (err)
-			return err;
-	}
-	return 0;
-}
-
-static int tcp_setup(struct sl_instance *inst)
-{
-	struct sl_net *net = NULL;
-	int err = sl_net_open(inst->assignment.mtu, NET_TIMEOUT_MS, &net);
-
-	if (err)
-		return sl_instance_fail(inst, -err, "tcp: interface eth0: %s", strerror(-err));
-	for (unsigned i = 0; !err && i < SL_SERVICE_MAX; i++)
-		err = service_setup(inst, net, i);
-	if (!err) {
-		err = sl_net_routes_add(net);
-		if (err)
-			sl_instance_fail(inst, -err, "tcp: routes: %s", strerror(-err));
-	}
-	sl_net_close(net);
-	return err;
+	for (unsigned i = 0; i < SL_SERVICE_MAX; i++)
+		while (t->nb_listeners < SL_LISTENERS_MAX && (fd = sl_instance_grant(inst, SL_GRANT_LISTENER, i)) >= 0)
+			t->listeners[t->nb_listeners++] = (struct listener){.watch = {fd, EPOLLIN, listener_ready}, .service = i};
+	return t->nb_listeners ? 0 : sl_instance_fail(inst, EINVAL, "tcp: no listening socket was granted");
 }
 
 static int tcp_start(struct sl_instance *inst)
@@ -367,6 +313,22 @@ static int tcp_start(struct sl_instance *inst)
 	return 0;
 }
 
+static void tcp_stop(struct sl_instance *inst)
+{
+	struct tcp *t = tcp_of(inst);
+
+	if (!t)
+		return;
+	for (unsigned i = 0; i < t->nb_listeners; i++) {
+		sl_watch_del(inst, &t->listeners[i].watch);
+		close(t->listeners[i].watch.fd);
+	}
+	while (!sl_list_empty(&t->conns))
+		conn_abort(sl_container_of(t->conns.next, struct conn, node), SL_ERROR_PEER_GONE);
+	free(t);
+	inst->layer_state = NULL;
+}
+
 static const int tcp_syscalls[] = {
 	SCMP_SYS(accept4), SCMP_SYS(recvfrom), SCMP_SYS(sendto), SCMP_SYS(shutdown), SCMP_SYS(setsockopt), SCMP_SYS(getsockname), -1,
 };
@@ -378,6 +340,6 @@ static const struct sl_flow_ops tcp_back = {
 /* Draining needs nothing here: the classifier sends no new SYN, and what is still in the backlog is accepted and
  * served. */
 const struct sl_layer sl_layer_tcp = {
-	.name = "tcp", .id = SL_LAYER_TCP, .back = &tcp_back, .init = tcp_init, .setup = tcp_setup, .start = tcp_start,
-	.syscalls = tcp_syscalls,
+	.name = "tcp", .id = SL_LAYER_TCP, .back = &tcp_back, .init = tcp_init, .start = tcp_start,
+	.stop = tcp_stop, .syscalls = tcp_syscalls,
 };

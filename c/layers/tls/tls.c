@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The tls layer: TLS 1.2 and 1.3 by OpenSSL. Needs no capability, no file and no network once init() is through. */
+/* The tls layer: TLS 1.2 and 1.3 by OpenSSL. Needs no capability, no file and no network once load() is through. */
 #include <stdlib.h>
 #include <sys/syscall.h>
 
@@ -212,14 +212,26 @@ static void tls_free(struct sl_tls *tls)
 	free(tls);
 }
 
-static int tls_load(struct sl_tls *tls)
+/* While nothing is forbidden yet: OpenSSL seeds itself, finds its algorithms, and keeps them. */
+static int tls_load(void)
 {
 	unsigned char seed;
+	SSL_CTX *ctx;
+
+	/* the machine's openssl.cnf has no say in what this service negotiates */
+	if (!OPENSSL_init_ssl(OPENSSL_INIT_NO_LOAD_CONFIG, NULL) || RAND_bytes(&seed, sizeof(seed)) != 1)
+		return -ENOMEM;
+	ctx = SSL_CTX_new(TLS_server_method());
+	SSL_CTX_free(ctx);
+	return ctx ? 0 : -ENOMEM;
+}
+
+static int tls_fill(struct sl_tls *tls)
+{
 	int err;
 
 	tls->bio_method = sl_tls_bio_method();
-	/* seeded while nothing is forbidden yet */
-	if (!tls->bio_method || RAND_bytes(&seed, sizeof(seed)) != 1)
+	if (!tls->bio_method)
 		return sl_instance_fail(tls->inst, ENOMEM, "tls: OpenSSL does not start");
 	err = sl_tls_tickets_load(tls);
 	return err ? err : sl_tls_contexts_load(tls);
@@ -235,16 +247,13 @@ static int tls_init(struct sl_instance *inst)
 	conf = sl_instance_conf(inst, SL_CONF_TLS, 0, &len);
 	if (!conf || len != sizeof(*conf))
 		return sl_instance_fail(inst, EINVAL, "tls: its configuration is missing");
-	/* the machine's openssl.cnf has no say in what this service negotiates */
-	if (!OPENSSL_init_ssl(OPENSSL_INIT_NO_LOAD_CONFIG, NULL))
-		return sl_instance_fail(inst, ENOMEM, "tls: OpenSSL does not start");
 	tls = calloc(1, sizeof(*tls));
 	if (!tls)
 		return sl_instance_fail(inst, ENOMEM, "tls: no memory");
 	tls->inst = inst;
 	tls->conf = *conf;
 	sl_list_init(&tls->conns);
-	err = tls_load(tls);
+	err = tls_fill(tls);
 	if (err) {
 		tls_free(tls);
 		return err;
@@ -278,6 +287,7 @@ const struct sl_layer sl_layer_tls = {
 	.id = SL_LAYER_TLS,
 	.front = &tls_front,
 	.back = &tls_back,
+	.load = tls_load,
 	.init = tls_init,
 	.drain = tls_drain,
 	.stop = tls_stop,

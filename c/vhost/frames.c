@@ -2,6 +2,8 @@
 /* Frames in and out of a queue: the virtio-net header, and copies between parts. */
 #include "vhost/ring.h"
 
+enum { AHEAD = 16, LINE_LEN = 64 };
+
 /* Copies len bytes out of *seg and moves *seg and its first part past them. The parts hold at least len. */
 static void parts_pull(struct iovec **seg, uint32_t *nb, void *to, size_t len)
 {
@@ -22,24 +24,44 @@ static void parts_pull(struct iovec **seg, uint32_t *nb, void *to, size_t len)
 
 /* ---- from the guest ---------------------------------------------------------------------------------------------- */
 
-/* Takes a chain and its header: len bytes of frame remain in *seg. Returns 1 and fills; 0; -EIO; or 2: not usable,
- * given back. */
-static int from_take(struct sl_vq *q, struct sl_vq_chain *c, struct iovec **seg)
+/* Chains that were taken before the first of them is copied, so that their bytes are on the way from the other core. */
+struct ahead {
+	struct sl_vq_chain chain[AHEAD];
+	struct iovec seg[AHEAD][SL_VQ_SEGS];
+};
+
+/* Takes up to nb chains; *more: that many were there. */
+static uint32_t ahead_take(struct sl_vq *q, struct ahead *a, uint32_t nb, bool *more)
+{
+	uint32_t i;
+
+	for (i = 0; i < nb; i++) {
+		struct sl_vq_chain *c = &a->chain[i];
+
+		c->seg = a->seg[i];
+		c->cap = SL_VQ_SEGS;
+		c->nb_seg = 0;
+		if (ring_take(q, c) <= 0)
+			break;
+		__builtin_prefetch(c->seg[0].iov_base);
+		__builtin_prefetch((uint8_t *)c->seg[0].iov_base + LINE_LEN);
+	}
+	*more = i == nb;
+	return i;
+}
+
+/* Takes the header off: len bytes of frame remain in c->seg. False: not usable, counted, and given back. */
+static bool header_take(struct sl_vq *q, struct sl_vq_chain *c)
 {
 	struct virtio_net_hdr_mrg_rxbuf hdr;
-	enum sl_vhost_count why;
-	int n = ring_take(q, c);
+	enum sl_vhost_count why = SL_VHOST_FROM_DROP_RUNT;
 
-	if (n <= 0)
-		return n;
-	*seg = c->seg;
-	why = SL_VHOST_FROM_DROP_RUNT;
 	if (sl_unlikely(c->len < SL_VQ_HDR_LEN + SL_VQ_ETH_LEN))
 		goto drop;
 	why = SL_VHOST_FROM_DROP_OVERSIZE;
 	if (sl_unlikely(c->len > SL_VQ_HDR_LEN + (uint64_t)q->frame_max))
 		goto drop;
-	parts_pull(seg, &c->nb_seg, &hdr, SL_VQ_HDR_LEN);
+	parts_pull(&c->seg, &c->nb_seg, &hdr, SL_VQ_HDR_LEN);
 	c->len -= SL_VQ_HDR_LEN;
 	sl_copied_once();
 	why = SL_VHOST_FROM_DROP_OFFLOAD;
@@ -48,73 +70,32 @@ static int from_take(struct sl_vq *q, struct sl_vq_chain *c, struct iovec **seg)
 		goto drop;
 	q->count[SL_VHOST_FROM_FRAMES]++;
 	q->count[SL_VHOST_FROM_BYTES] += c->len;
-	return 1;
+	return true;
 drop:
 	q->count[why]++;
 	ring_put(q, c->id, 0, c->nb_slot);
-	return 2;
-}
-
-int sl_vq_take(struct sl_vq *q, struct sl_vq_frame *f, uint32_t *budget)
-{
-	struct sl_vq_chain c;
-	struct iovec *seg;
-	uint32_t head_len;
-	int n;
-
-	if (q->state != SL_VQ_STARTED)
-		return q->state == SL_VQ_BROKEN ? -EIO : 0;
-	do {
-		if (!*budget)
-			return -EAGAIN;
-		c = (struct sl_vq_chain){ .seg = f->seg + 1, .cap = SL_VQ_SEGS };
-		n = from_take(q, &c, &seg);
-		*budget -= n > 0;
-	} while (n == 2);
-	if (n <= 0)
-		return n;
-	head_len = (uint32_t)sl_min(c.len, (uint64_t)SL_VQ_HEAD_LEN);
-	f->len = (uint32_t)c.len;
-	f->id = c.id;
-	f->nb_slot = c.nb_slot;
-	parts_pull(&seg, &c.nb_seg, f->head, head_len);
-	sl_copied_once();
-	if (c.nb_seg && seg != f->seg + 1)
-		memmove(f->seg + 1, seg, c.nb_seg * sizeof(*seg));
-	f->seg[0] = (struct iovec){ f->head, head_len };
-	f->nb_seg = c.nb_seg + 1;
-	return 1;
-}
-
-void sl_vq_done(struct sl_vq *q, const struct sl_vq_frame *f)
-{
-	ring_put(q, f->id, 0, f->nb_slot);
+	return false;
 }
 
 uint32_t sl_vq_recv(struct sl_vq *q, struct sl_vq_buf *bufs, uint32_t nb, uint32_t *budget, bool *more)
 {
-	struct iovec parts[SL_VQ_SEGS], *seg;
-	uint32_t got = 0;
-	int n = 0;
+	uint32_t i, n, got = 0;
+	struct ahead a;
 
-	*more = false;
-	if (q->state != SL_VQ_STARTED)
-		return 0;
-	while (got < nb && *budget) {
-		struct sl_vq_chain c = { .seg = parts, .cap = SL_VQ_SEGS };
+	*more = q->state == SL_VQ_STARTED;
+	while (*more && got < nb && *budget) {
+		n = ahead_take(q, &a, sl_min(sl_min(nb - got, *budget), (uint32_t)AHEAD), more);
+		*budget -= n;
+		for (i = 0; i < n; i++) {
+			struct sl_vq_chain *c = &a.chain[i];
 
-		n = from_take(q, &c, &seg);
-		if (n <= 0)
-			break;
-		--*budget;
-		if (n == 2)
-			continue;
-		bufs[got].len = (uint32_t)c.len;
-		parts_pull(&seg, &c.nb_seg, bufs[got].data, c.len);
-		ring_put(q, c.id, 0, c.nb_slot);
-		got++;
+			if (!header_take(q, c))
+				continue;
+			bufs[got].len = (uint32_t)c->len;
+			parts_pull(&c->seg, &c->nb_seg, bufs[got++].data, c->len);
+			ring_put(q, c->id, 0, c->nb_slot);
+		}
 	}
-	*more = n > 0;
 	sl_vq_flush(q);
 	return got;
 }
@@ -226,16 +207,22 @@ int sl_vq_send(struct sl_vq *q, const struct iovec *seg, uint32_t nb_seg, uint32
 
 uint32_t sl_vq_pass(struct sl_vq *src, struct sl_vq *dst, uint32_t nb, bool *more)
 {
-	uint32_t budget = nb, taken = 0;
-	struct sl_vq_frame f;
-	int n;
+	uint32_t i, n, taken = 0;
+	struct ahead a;
 
-	while ((n = sl_vq_take(src, &f, &budget)) > 0) {
-		sl_vq_send(dst, f.seg, f.nb_seg, f.len);
-		sl_vq_done(src, &f);
-		taken++;
+	*more = src->state == SL_VQ_STARTED;
+	while (*more && taken < nb) {
+		n = ahead_take(src, &a, sl_min(nb - taken, (uint32_t)AHEAD), more);
+		taken += n;
+		for (i = 0; i < n; i++) {
+			struct sl_vq_chain *c = &a.chain[i];
+
+			if (!header_take(src, c))
+				continue;
+			sl_vq_send(dst, c->seg, c->nb_seg, (uint32_t)c->len);
+			ring_put(src, c->id, 0, c->nb_slot);
+		}
 	}
-	*more = n == -EAGAIN;
 	/* first the copies, then the buffers that they were made from */
 	sl_vq_flush(dst);
 	sl_vq_flush(src);

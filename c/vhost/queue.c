@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "vhost/ring.h"
 
+enum { FIND_TRIES = 4 };
+
 /* ---- start and stop ---------------------------------------------------------------------------------------------- */
 
 void sl_vq_move(struct sl_vq *q, const struct sl_vq_conf *conf)
@@ -40,22 +42,39 @@ static bool packed_driver_find(struct sl_vq *q)
 }
 
 /* The first available slot from there on is the oldest one. */
-static void packed_find(struct sl_vq *q)
+static bool packed_oldest_find(struct sl_vq *q)
 {
-	uint32_t tries = 3, i;
+	uint32_t i, slot;
 	uint16_t flags;
 
-	while (!packed_driver_find(q) && --tries)
-		;
-	for (i = 0; i < q->size; i++) {
-		uint16_t slot = (uint16_t)((q->next + i) % q->size);
-
+	if (!packed_driver_find(q))
+		return false;
+	for (i = 0, slot = q->next; i < q->size; i++, slot = slot + 1 == q->size ? 0 : slot + 1) {
 		flags = sl_guest_peek(&q->slots[slot].flags);
 		if (packed_bit(flags, PACKED_AVAIL) == packed_bit(flags, PACKED_USED))
 			continue;
-		q->next = slot;
+		q->next = (uint16_t)slot;
 		q->next_wrap = packed_bit(flags, PACKED_AVAIL);
-		return;
+		break;
+	}
+	return true;
+}
+
+/* The driver goes on meanwhile, and may begin another lap where we have looked already. What it does does not change which
+ * slot is the oldest: what was found twice is right, unless the guest wants to be misled. */
+static void packed_find(struct sl_vq *q)
+{
+	uint16_t next = 0, tries;
+	bool wrap = false, found = false;
+
+	for (tries = 0; tries < FIND_TRIES; tries++) {
+		if (!packed_oldest_find(q))
+			continue;
+		if (found && next == q->next && wrap == q->next_wrap)
+			return;
+		found = true;
+		next = q->next;
+		wrap = q->next_wrap;
 	}
 }
 

@@ -29,7 +29,6 @@ enum {
 	SL_VQ_BUFFERS = 32,               /* buffers of the guest's that one frame to it may fill (mergeable) */
 	SL_VQ_TO_SEGS = 64,               /* descriptors of those together */
 	SL_VQ_HDR_LEN = 12,               /* struct virtio_net_hdr_mrg_rxbuf: virtio 1 has no shorter one */
-	SL_VQ_HEAD_LEN = 128,             /* first bytes of a frame, copied so that they can be checked */
 	SL_VQ_ETH_LEN = 14,               /* no shorter frame */
 	SL_VQ_HELD = 64,                  /* packed: buffers that are shown together */
 };
@@ -84,14 +83,6 @@ struct sl_vq {
 	struct sl_vq_held held[SL_VQ_HELD];
 };
 
-/* A frame of the guest's: seg[0] is head, private; the others lie in guest memory, which changes as the guest likes. */
-struct sl_vq_frame {
-	struct iovec seg[SL_VQ_SEGS + 1];
-	uint32_t nb_seg, len;
-	uint16_t id, nb_slot;
-	uint8_t head[SL_VQ_HEAD_LEN];
-};
-
 /* A place to copy a frame to. */
 struct sl_vq_buf {
 	uint8_t *data;                    /* frame_max bytes */
@@ -106,12 +97,6 @@ void sl_vq_move(struct sl_vq *q, const struct sl_vq_conf *conf);
 /* Flushes, stops, and returns what GET_VRING_BASE answers. */
 uint32_t sl_vq_stop(struct sl_vq *q);
 
-/* Takes the next frame of a guest's transmit queue; frames that can not be used are given back and counted, at most
- * *budget buffers in all. 1: *f is filled; 0: nothing there; -EAGAIN: budget used up; -EIO: broken. */
-int sl_vq_take(struct sl_vq *q, struct sl_vq_frame *f, uint32_t *budget);
-/* Gives the frame back to the guest, in the order of sl_vq_take, visible with the next flush. */
-void sl_vq_done(struct sl_vq *q, const struct sl_vq_frame *f);
-
 /* Copies up to nb frames from the guest; looks at no more than *budget buffers, and takes them off. Flushes. *more:
  * buffers may be left. */
 uint32_t sl_vq_recv(struct sl_vq *q, struct sl_vq_buf *bufs, uint32_t nb, uint32_t *budget, bool *more);
@@ -120,8 +105,8 @@ uint32_t sl_vq_recv(struct sl_vq *q, struct sl_vq_buf *bufs, uint32_t nb, uint32
  * buffers have no room for it; -EIO: broken. All are counted. */
 int sl_vq_send(struct sl_vq *q, const struct iovec *seg, uint32_t nb_seg, uint32_t len);
 
-/* Moves up to nb frames from one guest to another, each byte copied once. Flushes both. Returns how many it took from
- * src; what dst refused is dropped and counted there. */
+/* Moves up to nb frames from one guest to another, each byte copied once. Flushes both. Returns how many buffers it
+ * took from src; what dst refused is dropped and counted there. */
 uint32_t sl_vq_pass(struct sl_vq *src, struct sl_vq *dst, uint32_t nb, bool *more);
 
 /* Shows the guest what was given back, and interrupts it if it wants. */

@@ -14,6 +14,7 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
+#include "base/atomic.h"
 #include "router/ports/vhost.h"
 
 enum { PORTS_MAX = 4 };
@@ -116,11 +117,15 @@ static void run_polling(struct peer *p)
 				return;
 			for (i = 0; i < p->nb_port; i++)   /* messages only */
 				p->port[i]->ops->rx_burst(p->port[i], NULL, 0);
+			for (i = 0; i < p->nb_port; i++)   /* kicks would cost the guests a system call each */
+				sl_vhost_disarm(sl_port_vhost_device(p->port[i]));
 		}
 		for (i = 0; i < p->nb_port && p->mode[0] != 'p'; i++) {
 			struct sl_vhost *d = sl_port_vhost_device(p->port[i]);
 
 			n = sl_vhost_recv(d, bufs, SL_BURST, &turn, &more);
+			for (k = n; k < SL_BURST; k++)
+				sl_relax();
 			for (k = 0; k < n && p->mode[0] == 'e'; k++) {
 				struct sl_frame f = { .seg = {{ bufs[k].data, bufs[k].len }}, .nb_seg = 1, .len = bufs[k].len };
 

@@ -191,6 +191,14 @@ static inline int ring_take(struct sl_vq *q, struct sl_vq_chain *c)
 	return q->packed ? packed_take(q, c) : split_take(q, c);
 }
 
+/* Where the next chain's first part seems to be: a hint, of no more worth than any number. */
+static inline uint64_t ring_peek(const struct sl_vq *q)
+{
+	if (q->packed)
+		return q->slots[q->next].addr;
+	return q->desc[q->avail->ring[q->next & (q->size - 1)] & (q->size - 1)].addr;
+}
+
 static inline void ring_put(struct sl_vq *q, uint16_t id, uint32_t len, uint16_t nb_slot)
 {
 	q->owed = true;

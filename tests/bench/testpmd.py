@@ -21,8 +21,8 @@ from bench.harness import CannotMeasure, PeerMissing, until
 from bench.native import first, hugepages_reserved
 
 BackEnd = Callable[[list[str]], list[str]]
-"""The command of a program that connects to these sockets and moves frames: from the only guest to nowhere, or from each
-of two to the other."""
+"""The command of a program that connects to these sockets and moves frames: from the only guest to nowhere, or from
+each of two to the other."""
 SPLIT, PACKED = "mrg_rxbuf=1,in_order=1", "packed_vq=1,mrg_rxbuf=1,in_order=1"
 
 _HUGEPAGES = 160      # what the two processes need
@@ -32,8 +32,8 @@ _CIRCLING = 8         # bursts of 32 frames on their way, for each of two guests
 
 def _argv(core: int, name: str, vdevs: list[str], *options: str) -> list[str]:
     return first([
-        "stdbuf", "-oL", "dpdk-testpmd", f"--lcores=0@{core},1@{core}", "--in-memory", "--single-file-segments", "-m", "128",
-        "--no-pci", "--no-telemetry", f"--file-prefix={name}", *(f"--vdev={vdev}" for vdev in vdevs), "--",
+        "stdbuf", "-oL", "dpdk-testpmd", f"--lcores=0@{core},1@{core}", "--in-memory", "--single-file-segments",
+        "-m", "128", "--no-pci", "--no-telemetry", f"--file-prefix={name}", *(f"--vdev={vdev}" for vdev in vdevs), "--",
         "--no-mlockall", "--total-num-mbufs=8192", "--burst=32", *options])
 
 

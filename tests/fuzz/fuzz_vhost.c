@@ -6,6 +6,7 @@
  * Built from this file and all of c/vhost, with -fsanitize=fuzzer,address,undefined. */
 #include <fcntl.h>
 #include <linux/virtio_config.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
@@ -32,6 +33,7 @@ struct script {
 
 static struct sl_vhost dev;
 static uint8_t *mem;
+static unsigned long long nb_message, nb_descriptor;   /* made up by the input, told at the end */
 static int pool[4];                       /* what a peer may send: memory, eventfd, unsealed memory, pipe */
 
 static uint64_t take(struct script *s, uint32_t nb)
@@ -41,6 +43,11 @@ static uint64_t take(struct script *s, uint32_t nb)
 	while (nb-- && s->at < s->end)
 		v = v << 8 | *s->at++;
 	return v;
+}
+
+static void totals_print(void)
+{
+	fprintf(stderr, "totals: %llu messages, %llu descriptors\n", nb_message, nb_descriptor);
 }
 
 static void world_open(void)
@@ -59,7 +66,7 @@ static void world_open(void)
 	mem = mmap(NULL, MEM_LEN, PROT_READ | PROT_WRITE, MAP_SHARED, pool[0], 0);
 	if (mem == MAP_FAILED)
 		abort();
-	if (sl_bell_open(&bell))
+	if (sl_bell_open(&bell) || sl_guard_install() || atexit(totals_print))
 		abort();
 	sl_vhost_init(&dev, &conf);
 }
@@ -112,6 +119,7 @@ static void any_message(struct script *s)
 	uint32_t flags = take(s, 1) & 7 ? SL_VU_VERSION | SL_VU_NEED_REPLY : (uint32_t)take(s, 4);
 	uint8_t fds[SL_VU_FDS_MAX];
 
+	nb_message++;
 	nb_fd = (uint32_t)take(s, 1) % (SL_VU_FDS_MAX + 1);
 	for (i = 0; i < nb_fd; i++)
 		fds[i] = (uint8_t)take(s, 1);
@@ -130,6 +138,7 @@ static void any_descriptor(struct script *s)
 		(uint16_t)((i ? 0 : VRING_DESC_F_WRITE) ^ (flags & 7)), (uint16_t)take(s, flags & 0x20 ? 2 : 1),
 	};
 
+	nb_descriptor++;
 	if (dev.features & 1ull << VIRTIO_F_RING_PACKED) {
 		uint16_t f = d.flags | (flags & 8 ? 1 << VRING_PACKED_DESC_F_USED : 1 << VRING_PACKED_DESC_F_AVAIL);
 

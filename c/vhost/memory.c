@@ -45,6 +45,15 @@ static int region_map(struct sl_vhost_region *to, const struct sl_vu_region *r, 
 	return 0;
 }
 
+static bool file_is_memory(struct sl_vhost_memory *mem, const struct stat *st, int seals)
+{
+	if (!mem->nb) {
+		mem->dev = st->st_dev;
+		mem->ino = st->st_ino;
+	}
+	return seals >= 0 && (seals & F_SEAL_SHRINK) && mem->dev == st->st_dev && mem->ino == st->st_ino;
+}
+
 int sl_vhost_memory_add(struct sl_vhost_memory *mem, const struct sl_vu_region *r, int fd, bool unsealed_ok)
 {
 	struct sl_vhost_region *to;
@@ -72,7 +81,7 @@ int sl_vhost_memory_add(struct sl_vhost_memory *mem, const struct sl_vu_region *
 	*to = (struct sl_vhost_region){
 		.gpa = r->gpa, .uva = r->uva, .len = r->len, .file_off = r->file_off, .dev = st.st_dev, .ino = st.st_ino,
 	};
-	if (unsealed_ok || (seals >= 0 && (seals & F_SEAL_SHRINK))) {
+	if (file_is_memory(mem, &st, seals) || unsealed_ok) {
 		page_len = (uint64_t)st.st_blksize;
 		if (page_len < PAGE_LEN || page_len > HUGE_MAX || (page_len & (page_len - 1)))
 			page_len = PAGE_LEN;

@@ -4,7 +4,10 @@
  *
  * A file that may be cut short would end this process by SIGBUS. Such a file (no F_SEAL_SHRINK) is taken note of but
  * not mapped: an address in it is as wrong as one outside of everything. Only files in memory can be sealed, so no file
- * system that answers late, or never, is touched. What a sealed file can still lose is guarded (guard.h). */
+ * system that answers late, or never, is touched. What a sealed file can still lose is guarded (guard.h).
+ *
+ * Neither is any file mapped but that of the first region, which is where a machine's memory begins: QEMU also offers what
+ * was plugged into the machine, such as its edges, and those are none of this process's business. */
 #ifndef SL_VHOST_MEMORY_H
 #define SL_VHOST_MEMORY_H
 
@@ -23,11 +26,12 @@ struct sl_vhost_region {
 
 struct sl_vhost_memory {
 	uint32_t nb;
+	uint64_t dev, ino;                /* of the first region's file; undefined while nb is 0 */
 	struct sl_vhost_region region[SL_VHOST_REGIONS];
 };
 
-/* Maps a region of fd, which stays the caller's and is needed no more. unsealed_ok: map files that may shrink (only
- * for peers that are trusted). r is valid (sl_vu_region_is_valid). A region that is there already stays: QEMU 7.2 adds each
+/* Maps a region of fd, which stays the caller's and is needed no more. unsealed_ok: map all files, also those that may
+ * shrink (only for peers that are trusted). r is valid (sl_vu_region_is_valid). A region that is there already stays: QEMU 7.2 adds each
  * once for every queue pair. -EEXIST: overlaps another in gpa or uva; -ENOSPC:
  * too many; -EBADF: not a file that can be mapped; -ERANGE: beyond the file's end; or the kernel's. */
 int sl_vhost_memory_add(struct sl_vhost_memory *mem, const struct sl_vu_region *r, int fd, bool unsealed_ok);

@@ -231,7 +231,7 @@ static void test_regions(void **state)
 		{ gpa, 0, uva, 0 }, { top, len, uva, 0 }, { gpa, len, top, 0 }, { gpa, top, uva, 0 }, { gpa, len, uva, top },
 	};
 	struct sl_vu_one_region one = { .region = { gpa, len, uva, 4096 } };
-	int pipes[2], unsealed;
+	int pipes[2], unsealed, plugged;
 	size_t i;
 
 	(void)state;
@@ -268,8 +268,17 @@ static void test_regions(void **state)
 	assert_null(sl_vhost_gpa(&g.dev.mem, gpa, 1));
 	assert_int_equal(ftruncate(unsealed, 0), 0);
 	close(unsealed);
+	/* another file is something that was plugged into the machine, not its memory */
+	plugged = memfd_create("plugged", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	assert_int_equal(ftruncate(plugged, (off_t)len), 0);
+	assert_int_equal(fcntl(plugged, F_ADD_SEALS, F_SEAL_SHRINK), 0);
+	one.region.gpa += len;
+	one.region.uva += len;
+	assert_int_equal(region_add(&one.region, plugged), 0);
+	assert_null(sl_vhost_gpa(&g.dev.mem, one.region.gpa, 1));
+	close(plugged);
 	/* one more than there is room for */
-	for (i = 2; i < SL_VHOST_REGIONS; i++)
+	for (i = 3; i < SL_VHOST_REGIONS; i++)
 		assert_int_equal(region_add(&(struct sl_vu_region){ gpa + i * len, len, uva + i * len, 0 }, g.fd), 0);
 	assert_int_equal(region_add(&(struct sl_vu_region){ gpa + i * len, len, uva + i * len, 0 }, g.fd), -EPROTO);
 	guest_close(&g);

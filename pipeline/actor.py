@@ -105,7 +105,7 @@ class Actor:
         remarks = []
         for name, driver in self._drivers.items():
             if layers := [layer for layer in self.config.layers if layer.driver is name]:
-                remarks.append(await driver.prepare(layers))
+                remarks.append(await driver.prepare(layers, self.config.app.root))
         return list(filter(None, remarks))
 
     def configure(self, config: Config) -> str:

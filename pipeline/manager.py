@@ -32,6 +32,7 @@ from pipeline.policy.scaling import WINDOW, Sample, decide
 TURN = 0.2                 # seconds between two looks if nothing rings
 DRAIN_GRACE = 0.5          # seconds in which frames that were under way to a draining instance may still open flows
 RETRY = 1.0                # seconds after an action failed
+BOOT_STARVED = 4           # times as long may an instance boot that only lacks a CPU
 EVENTS_KEPT = 1000
 TRACES_KEPT = 8192
 
@@ -216,7 +217,8 @@ class Manager:
             self.note("ready", f"{instance} is ready", vm_id=instance.vm_id)
         elif instance.state is VmState.BOOTING:
             age = time.monotonic() - self._started_at.get(instance.vm_id, 0.0)
-            if age > self.config.boot_timeout:
+            patience = BOOT_STARVED if self.actor.runnable(instance.vm_id) else 1
+            if age > self.config.boot_timeout * patience:
                 self._instance_failed(instance, report, f"was not ready within {age:.0f} s")
         elif instance.vm_id in self._silent:
             self._instance_failed(instance, report, "gave no heartbeat")

@@ -104,7 +104,7 @@ def _cpus() -> Finding:
 
 def _guests() -> Finding:
     try:
-        found = check([Layer(LayerId.APP, instances=1, driver=Driver.QEMU)])
+        found = check([Layer(LayerId.APP, instances=1, driver=Driver.QEMU)], None)
     except HostError as error:
         return Finding("virtual machines", "warning", f"{error.explain()}; sandboxed processes work without")
     assert found

@@ -18,13 +18,13 @@ from pipeline.cli import preflight
 from pipeline.cli.client import call
 from pipeline.cli.options import RUN_DIR, Json, RunDir, print_json
 from pipeline.errors import ApiError, HolderError, HugepageError, NotRunning, SwarmlineError
-from pipeline.host import holder_client, hugepages, keys, processes
+from pipeline.host import cgroups, holder_client, hugepages, keys, processes
 from pipeline.host.classifier import umount_pins
 from pipeline.host.holder_client import HolderClient
 from pipeline.host.ops import NOTES
 from pipeline.host.vfio import Vfio
 
-UP_TIMEOUT = 60.0
+UP_TIMEOUT = 120.0
 
 
 def up(file: Annotated[Path, typer.Argument(help="Config file, for example examples/https.toml.")],
@@ -140,6 +140,7 @@ def _take_down(run_dir: Path) -> list[int]:
     _give_pages_back(run_dir)
     _restore_hardware(run_dir)
     processes.clean_up(run_dir)
+    cgroups.clean_up(run_dir)
     return killed
 
 

@@ -78,7 +78,7 @@ def machine(value: Config) -> int:
 
 def guests(value: Config) -> Guests | None:
     """Image, memory and accelerator of virtual machines; None if there are none."""
-    return check(value.layers)
+    return check(value.layers, value.app.root)
 
 
 def _dpdk() -> None:

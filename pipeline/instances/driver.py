@@ -126,9 +126,9 @@ class Driver(ABC):
         """Where an instance sees the folder that it serves (``InstanceSpec.files``)."""
         return folder
 
-    async def prepare(self, layers: Sequence[Layer]) -> str:
-        """Before the first start of instances of these layers. Returns what the operator should know, if anything.
-        Raises HostError.
+    async def prepare(self, layers: Sequence[Layer], files: PurePath | None) -> str:
+        """Before the first start of instances of these layers, one of which may serve ``files``. Returns what the
+        operator should know, if anything. Raises HostError.
         """
         return ""
 

@@ -3,17 +3,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from pipeline.errors import HostError
 from pipeline.host import images
 from pipeline.host.memory import HUGE_PAGE_LEN
 from pipeline.instances.kvm import Choice, accelerator
 from pipeline.instances.qemu_argv import PROGRAM, Accelerator
-from pipeline.policy.model import Driver, Layer
+from pipeline.policy.model import Driver, Layer, LayerId
 
 MEMINFO = Path("/proc/meminfo")
 BESIDE = 160 << 20       # bytes of QEMU beside the guest's memory: the image, and under TCG the translated code
@@ -33,9 +34,9 @@ class Guests:
         return f"virtual machines run without KVM (TCG), which is much slower: {self.choice.why}"
 
 
-def check(layers: Iterable[Layer], folder: Path | None = None) -> Guests | None:
-    """None: no layer is made of virtual machines. Raises HostError for what is missing. Takes some seconds at the first
-    time.
+def check(layers: Iterable[Layer], files: PurePath | None, folder: Path | None = None) -> Guests | None:
+    """None: no layer is made of virtual machines. ``files``: what `app` serves. Raises HostError for what is missing.
+    Takes some seconds at the first time.
     """
     machines = [layer for layer in layers if layer.driver is Driver.QEMU]
     if not machines:
@@ -45,6 +46,9 @@ def check(layers: Iterable[Layer], folder: Path | None = None) -> Guests | None:
                         hint="apt-get install qemu-system-x86, or driver = \"process\"")
     image = images.load(folder or images.default_folder())
     images.verify(image)
+    for layer in machines:
+        if layer.id is LayerId.APP and files:
+            files_fit(Path(files), layer.memory)
     memory = sum(layer.instances * layer.memory for layer in machines)
     number = sum(layer.instances for layer in machines)
     needed, there = memory + number * BESIDE, _available()
@@ -52,6 +56,15 @@ def check(layers: Iterable[Layer], folder: Path | None = None) -> Guests | None:
         raise HostError(f"{number} virtual machines need {needed >> 20} MiB of memory, {there >> 20} MiB are available",
                         hint="lower `memory` or `instances` of the layers")
     return Guests(memory // HUGE_PAGE_LEN, accelerator(image))
+
+
+def files_fit(folder: Path, memory: int) -> None:
+    """A machine holds the files that it serves, twice while it boots. Raises HostError if they are too many."""
+    length = sum(Path(place, name).stat().st_size for place, _, names in os.walk(folder) for name in names
+                 if Path(place, name).is_file())
+    if length > memory // 4:
+        raise HostError(f"{folder} with {length >> 20} MiB does not fit into a machine of {memory >> 20} MiB",
+                        hint="give layer app more `memory`, four times as much as its files need")
 
 
 def _available() -> int:

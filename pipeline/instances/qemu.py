@@ -29,13 +29,13 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 from pipeline.errors import HostError, InstanceError, LaunchError
-from pipeline.host import cpio, images, namespaces, processes, vhost
+from pipeline.host import cgroups, cpio, images, namespaces, processes, vhost
 from pipeline.host.images import Image
 from pipeline.host.memory import sealed_memfd, shared_memfd
 from pipeline.host.processes import Process
 from pipeline.host.router import ROUTER_UID
 from pipeline.instances.driver import Driver, InstanceSpec, Outfit, Running
-from pipeline.instances.guests import check
+from pipeline.instances.guests import check, files_fit
 from pipeline.instances.kvm import accelerator
 from pipeline.instances.monitor import Monitor
 from pipeline.instances.process import UID_BASE
@@ -47,7 +47,10 @@ FILES = PurePath("/srv")      # where a guest has the folder that its layer serv
 MONITOR_TIMEOUT = 10.0        # seconds until QEMU has made the machine
 # As a process instance has them: no core dump, which would hold keys; the console log ends at 1 MiB, whatever the
 # guest writes. And the threads that QEMU needs.
-LIMITS = ("prlimit", "--core=0", f"--fsize={1 << 20}", "--nproc=64")
+# It may take its memory, and this much besides: QEMU itself, translated code, and edges where there are no hugepages.
+BESIDE = 1 << 30
+THREADS = 64
+LIMITS = ("prlimit", "--core=0", f"--fsize={1 << 20}", f"--nproc={THREADS}")
 
 
 @dataclass
@@ -88,8 +91,8 @@ class QemuDriver(Driver):
     def place(self, folder: PurePath) -> PurePath:
         return FILES
 
-    async def prepare(self, layers: Sequence[Layer]) -> str:
-        found = await asyncio.to_thread(check, layers, self._image_folder)
+    async def prepare(self, layers: Sequence[Layer], files: PurePath | None) -> str:
+        found = await asyncio.to_thread(check, layers, files, self._image_folder)
         return found.remark if found else ""
 
     async def start(self, spec: InstanceSpec) -> QemuRunning:
@@ -144,6 +147,9 @@ class QemuDriver(Driver):
         assert isinstance(running, QemuRunning)
         await super().stop(running)
         running.socket_path.unlink(missing_ok=True)
+        run_dir = running.socket_path.parents[1]
+        cgroups.leave(run_dir, running.vm_id)
+        vhost.folder_remove(run_dir, running.vm_id)
 
 
 class _Launch:
@@ -195,6 +201,8 @@ class _Launch:
             if process is None:
                 raise InstanceError(f"QEMU of {self._name} ended at once")
             self._pin(process.pid)
+            spec = self._spec
+            cgroups.enter(spec.run_dir, spec.vm_id, process.pid, cgroups.Limits(spec.memory + BESIDE, THREADS))
         except BaseException as error:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
@@ -202,6 +210,7 @@ class _Launch:
             status = self._child.wait()
             await self._monitor.close(ended=True)
             self._path.unlink(missing_ok=True)
+            cgroups.leave(self._spec.run_dir, self._spec.vm_id)
             if not isinstance(error, InstanceError | OSError):
                 raise
             raise LaunchError(
@@ -227,10 +236,8 @@ def _initramfs(image: Image, spec: InstanceSpec) -> int:
     """The image's, with the files that the layer serves behind it, as they are now."""
     if spec.files is None:
         return os.open(image.initramfs, os.O_RDONLY | os.O_CLOEXEC)
+    files_fit(spec.files, spec.memory)
     data = images.initramfs_with(image, cpio.tree(spec.files, FILES.name))
-    if len(data) > spec.memory // 3:
-        raise HostError(f"{spec.files} ({len(data) >> 20} MiB) does not fit into a machine of {spec.memory >> 20} MiB",
-                        hint="give the layer more `memory`: the machine holds its files twice while it boots")
     fd = sealed_memfd(f"sl-initramfs-{spec.vm_id}", len(data))
     with open(fd, "wb", closefd=False) as file:
         file.write(data)

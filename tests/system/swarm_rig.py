@@ -123,7 +123,7 @@ class Swarm:
         return [SWARMLINE, *words, f"--run-dir={self.run_dir}"]
 
     def command(self, *words: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(self.argv(*words), capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(self.argv(*words), capture_output=True, text=True, timeout=150, check=False)
         assert not ok or done.returncode == 0, f"swarmline {' '.join(words)}: {done.stdout}{done.stderr}"
         return done
 

@@ -198,6 +198,7 @@ int sl_edge_attach(int fd, bool sealed, const struct sl_edge_seat *seat, uint8_t
 	e->vm_id = vm_id;
 	sl_list_init(&e->done);
 	sl_list_init(&e->dead);
+	sl_list_init(&e->orphans);
 	sl_list_init(&e->pool);
 	r = attach(e, fd, sealed, seat);
 	if (r) {

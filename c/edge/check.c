@@ -3,7 +3,7 @@
 #include "base/base.h"
 #include "edge/entry.h"
 
-enum { FLAGS_KNOWN = SL_F_FIN | SL_F_TRACE };
+enum { FLAGS_KNOWN = SL_F_FIN | SL_F_TRACE | SL_F_MOVE };
 
 /* The sender's arena: all that its entries may point into. */
 static uint64_t peer_arena(const struct sl_link *l)
@@ -26,9 +26,9 @@ static bool payload_inside(const struct sl_link *l, const struct sl_request_pack
 static enum sl_counter packet_check(const struct sl_link *l, const struct sl_request_packet *p)
 {
 	const struct sl_edge *e = l->edge;
-	bool has_data = (p->op == SL_OP_DATA || p->op == SL_OP_OPEN) && p->length;
+	bool has_data = (p->op <= SL_OP_DATA || p->op >= SL_OP_STATE) && p->length;
 
-	if (p->op < SL_OP_OPEN || p->op > SL_OP_DRAIN || (p->flags & ~FLAGS_KNOWN) || p->status > SL_ERROR_CLIENT)
+	if (p->op < SL_OP_OPEN || p->op > SL_OP_RESUMED || (p->flags & ~FLAGS_KNOWN) || p->status > SL_ERROR_CLIENT)
 		return SL_CNT_BAD_OP;
 	if (p->protocol_layer != e->layer || p->next_vm_id != e->vm_id)
 		return SL_CNT_BAD_LAYER;

@@ -136,7 +136,8 @@ static uint32_t link_input(struct sl_link *l)
 	return nb;
 }
 
-/* The end of a link whose peer has gone. What it had still published counts: an answer may be complete. */
+/* The end of a link whose peer has gone. What it had still published counts: an answer may be complete,
+ * and flows that move rely on it. */
 static void link_leave(struct sl_link *l)
 {
 	if (!sl_list_empty(&l->flows))

@@ -115,6 +115,7 @@ struct sl_edge {
 	uint32_t table_len, nb_free_index;
 	struct sl_list done;              /* both sides finished: over() is due at the end of the turn */
 	struct sl_list dead;              /* over in this turn: freed at its end */
+	struct sl_list orphans;           /* that move, and have no link for now */
 	struct sl_list pool;
 	uint8_t *scratch;                 /* big_len bytes: private copy of an OPEN's payload */
 	bool draining;                    /* front side: every flow is asked to end soon */

@@ -28,27 +28,12 @@ void sl_flow_over_if_both_fins(struct sl_flow *f)
 
 static void credit(struct sl_flow *f, uint32_t taken)
 {
-	f->rx_credit += taken;
+	uint32_t stale = sl_min(taken, f->rx_stale);
+
+	f->rx_stale -= stale;
+	f->rx_credit += taken - stale;
 	if (f->state == FLOW_OPEN && !f->rx_fin && f->rx_credit >= CREDIT_STEP && !(f->owed & OWE_WINDOW))
 		sl_flow_owe(f, OWE_WINDOW);
-}
-
-static bool backlog_add(struct sl_flow *f, const uint8_t *p, uint32_t len)
-{
-	if (f->backlog_pos) {
-		memmove(f->backlog, f->backlog + f->backlog_pos, sl_flow_backlog(f));
-		f->backlog_len -= f->backlog_pos;
-		f->backlog_pos = 0;
-	}
-	/* at most SL_FLOW_WINDOW in all: the window bounds what the peer can make us keep */
-	uint8_t *grown = realloc(f->backlog, f->backlog_len + len);
-
-	if (!grown)
-		return false;
-	f->backlog = grown;
-	memcpy(f->backlog + f->backlog_len, p, len);
-	f->backlog_len += len;
-	return true;
 }
 
 static void fin_deliver(struct sl_flow *f)
@@ -60,31 +45,24 @@ static void fin_deliver(struct sl_flow *f)
 	sl_flow_over_if_both_fins(f);
 }
 
-static void backlog_drop(struct sl_flow *f)
-{
-	free(f->backlog);
-	f->backlog = NULL;
-	f->backlog_pos = f->backlog_len = 0;
-}
-
 void sl_flow_resume(struct sl_flow *f)
 {
 	if (f->in_data || f->state == FLOW_OVER)
 		return;
 	while (sl_flow_backlog(f)) {
-		uint32_t taken;
+		uint32_t taken, at = 0, len;
+		const uint8_t *p = sl_pieces_next(&f->backlog, &at, &len);
 
 		f->in_data = true;
-		taken = f->ops->data(f, f->backlog + f->backlog_pos, sl_flow_backlog(f));
+		taken = f->ops->data(f, p, len);
 		f->in_data = false;
 		if (f->state == FLOW_OVER)
 			return;
-		f->backlog_pos += taken;
+		sl_pieces_drop(&f->backlog, taken);
 		credit(f, taken);
 		if (!taken)
 			return;
 	}
-	backlog_drop(f);
 	fin_deliver(f);
 	sl_flow_over_if_both_fins(f);
 }
@@ -102,7 +80,9 @@ static void data_deliver(struct sl_flow *f, const uint8_t *p, uint32_t len)
 			return;
 		credit(f, taken);
 	}
-	if (taken < len && !backlog_add(f, p + taken, len - taken)) {
+	/* at most SL_FLOW_WINDOW in all, twice that after a move: the window bounds what the peer can make us keep */
+	f->backlog.cut = f->whole;
+	if (taken < len && !sl_pieces_add(&f->backlog, p + taken, len - taken)) {
 		sl_flow_reset(f, SL_ERROR);
 		f->ops->over(f, SL_ERROR);
 	}
@@ -116,6 +96,7 @@ static void data_input(struct sl_flow *f, const struct sl_request_packet *p)
 	}
 	if (p->flags & SL_F_FIN)
 		f->rx_fin = f->fin_due = true;
+	f->seen.got = p->request_id;
 	if (p->length)
 		data_deliver(f, sl_payload(f->edge, p), p->length);
 	if (p->flags & SL_F_FIN) {
@@ -162,6 +143,7 @@ static void open_input(struct sl_link *l, const struct sl_request_packet *p)
 	l->by_index[i] = f;
 	f->flow_id = p->flow_id;
 	f->traced = p->flags & SL_F_TRACE;
+	f->moved = p->flags & SL_F_MOVE;
 	f->rx_fin = p->flags & SL_F_FIN;
 	memcpy(e->scratch, sl_payload(e, p), p->length);
 	sl_copied_once();
@@ -194,12 +176,12 @@ void sl_process_request(struct sl_link *l, const struct sl_request_packet *p)
 	case SL_OP_WINDOW:
 		window_input(f, p);
 		break;
-	case SL_OP_DRAIN:
-		if (f->ops->drain && l->edge->side == SL_BACK)
-			f->ops->drain(f);
+	case SL_OP_RESET:
+		if (!(p->flags & SL_F_MOVE) || !sl_flow_orphan(f))
+			over(f, p->status < SL_ERROR ? SL_ERROR : (enum sl_request_status)p->status);
 		break;
-	default:   /* RESET: the ring checked the range */
-		over(f, p->status < SL_ERROR ? SL_ERROR : (enum sl_request_status)p->status);
+	default:
+		sl_flow_move_input(f, p);
 	}
 }
 
@@ -229,7 +211,7 @@ void sl_flows_link_lost(struct sl_link *l, enum sl_request_status status)
 			sl_list_append(&l->flows, &f->link_node);
 		} else if (f->state == FLOW_OVER) {   /* only owed its RESET */
 			sl_flow_bury(f);
-		} else {
+		} else if (!sl_flow_orphan(f)) {
 			over(f, status);
 		}
 	}

@@ -26,7 +26,8 @@ static void list_free(struct sl_list *head)
 		struct sl_flow *f = sl_container_of(head->next, struct sl_flow, link_node);
 
 		sl_list_unlink(&f->link_node);
-		free(f->backlog);
+		sl_pieces_free(&f->backlog);
+		sl_pieces_free(&f->kept);
 		free(f);
 	}
 }
@@ -40,6 +41,7 @@ void sl_flows_free(struct sl_edge *e)
 	}
 	list_free(&e->done);
 	list_free(&e->dead);
+	list_free(&e->orphans);
 	list_free(&e->pool);
 	free(e->table);
 	free(e->generation);
@@ -67,6 +69,7 @@ struct sl_flow *sl_flow_new(struct sl_link *l, uint64_t request_id)
 	f->request_id = request_id;
 	f->tx_window = f->rx_window = SL_FLOW_WINDOW;
 	f->state = FLOW_OPEN;
+	f->sent_end = l->tx.prod;
 	sl_list_init(&f->wait_node);
 	sl_list_append(&l->flows, &f->link_node);
 	return f;
@@ -90,6 +93,12 @@ void sl_flow_id_release(struct sl_flow *f)
 	} else if (i < f->link->by_index_len && f->link->by_index[i] == f) {
 		f->link->by_index[i] = NULL;
 	}
+}
+
+void sl_flow_unmake(struct sl_flow *f)
+{
+	sl_list_unlink(&f->link_node);
+	sl_list_append(&f->edge->pool, &f->link_node);
 }
 
 void sl_flow_bury(struct sl_flow *f)
@@ -120,8 +129,8 @@ void sl_flows_turn_end(struct sl_edge *e)
 		struct sl_flow *f = sl_container_of(e->dead.next, struct sl_flow, link_node);
 
 		sl_list_unlink(&f->link_node);
-		free(f->backlog);
-		f->backlog = NULL;
+		sl_pieces_free(&f->backlog);
+		sl_pieces_free(&f->kept);
 		sl_list_append(&e->pool, &f->link_node);
 	}
 }

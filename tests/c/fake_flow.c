@@ -55,7 +55,7 @@ void fake_stop(struct fake *k)
 		sl_list_unlink(&ff->node);
 		free(ff->msg);
 		free(ff->out);
-		free(ff->flow.backlog);
+		sl_pieces_free(&ff->flow.backlog);
 		free(ff);
 	}
 }
@@ -111,8 +111,14 @@ uint32_t sl_flow_reserve(struct sl_flow *f, uint32_t want, struct sl_buf *buf)
 	uint32_t len = sl_min(want, f->tx_window);
 
 	len = sl_min(len, k->slot_len);
+	if (f->piece_max)
+		len = sl_min(len, f->piece_max);
 	if (fake_of(f)->ended || f->tx_fin)
 		return 0;
+	if (fake_of(f)->orphan) {
+		f->blocked = true;
+		return 0;
+	}
 	if (!len || !k->slots) {
 		f->blocked = true;
 		return 0;
@@ -140,6 +146,7 @@ void sl_flow_commit(struct sl_flow *f, struct sl_buf *buf, uint32_t len, uint32_
 	if (ff->fake->slots != UINT32_MAX)
 		ff->fake->slots--;
 	out_add(ff, buf->data, len);
+	ff->got_mark = f->mark;
 	ff->nb_commits++;
 	f->tx_window -= len;
 	if (flags & SL_F_FIN)
@@ -189,6 +196,78 @@ void sl_flow_drain(struct sl_flow *f)
 	f->drained = true;
 }
 
+bool sl_flow_reserve_whole(struct sl_flow *f, uint32_t len, struct sl_buf *buf)
+{
+	uint32_t room = sl_flow_reserve(f, len, buf);
+
+	if (room && room < len) {
+		sl_buf_free(f->edge, buf);
+		f->blocked = true;
+	}
+	return room >= len;
+}
+
+bool sl_flow_published(const struct sl_flow *f)
+{
+	return !sl_container_of(f, struct fake_flow, flow)->unpublished;
+}
+
+bool sl_flow_delivered(const struct sl_flow *f)
+{
+	return !sl_container_of(f, struct fake_flow, flow)->undelivered;
+}
+
+void sl_flow_ack(struct sl_flow *f, uint32_t len, uint64_t mark)
+{
+	fake_of(f)->acked += len;
+	fake_of(f)->ack_mark = mark;
+}
+
+int sl_flow_state(struct sl_flow *f, const void *msg, uint32_t len)
+{
+	if (!fake_of(f)->fake->slots)
+		return -EAGAIN;
+	memcpy(fake_of(f)->state, msg, len);
+	fake_of(f)->state_len = len;
+	return 0;
+}
+
+int sl_flow_take_over(struct sl_edge *e, uint16_t vm_id, uint64_t request_id, const void *msg, uint32_t len, void *user,
+		      struct sl_flow **ret)
+{
+	return vm_id == 9 ? sl_flow_open(e, request_id, msg, len, SL_F_MOVE, user, ret) : -ENETUNREACH;
+}
+
+void sl_flow_give_up(struct sl_flow *f)
+{
+	fake_of(f)->out_moved = true;
+	sl_flow_reset(f, SL_ERROR_PEER_GONE);
+}
+
+bool sl_flow_hand_over(struct sl_flow *f)
+{
+	return fake_of(f)->out_hand_over = true;
+}
+
+void sl_flow_keep(struct sl_flow *f, uint32_t piece_max)
+{
+	f->keeps = true;
+	f->piece_max = piece_max;
+}
+
+void sl_flow_adopt(struct sl_flow *f, struct sl_flow *heir)
+{
+	f->flow_id = heir->flow_id;
+	fake_of(f)->orphan = false;
+	fake_of(heir)->ended = true;
+}
+
+int sl_flow_reopen(struct sl_flow *f, const void *state, uint32_t len)
+{
+	(void)f, (void)state, (void)len;
+	return -ENETUNREACH;
+}
+
 /* One call of data() with bytes of their own. Returns what it took. */
 static uint32_t data_show(struct fake_flow *ff, const uint8_t *p, uint32_t len)
 {
@@ -221,11 +300,13 @@ void sl_flow_resume(struct sl_flow *f)
 	if (f->in_data || ff->ended)
 		return;
 	while (sl_flow_backlog(f)) {
-		uint32_t taken = data_show(ff, f->backlog + f->backlog_pos, sl_flow_backlog(f));
+		uint32_t at = 0, len, taken;
+		const uint8_t *p = sl_pieces_next(&f->backlog, &at, &len);
 
+		taken = data_show(ff, p, len);
 		if (ff->ended)
 			return;
-		f->backlog_pos += taken;
+		sl_pieces_drop(&f->backlog, taken);
 		if (!taken)
 			return;
 	}
@@ -362,18 +443,9 @@ void fake_send(struct fake_flow *ff, const void *p, size_t len, uint32_t flags)
 		f->rx_fin = f->fin_due = true;
 	if (len && !sl_flow_backlog(f))
 		taken = data_show(ff, p, (uint32_t)len);
-	if (taken < len && !ff->ended) {
-		uint32_t rest = (uint32_t)len - taken, kept = sl_flow_backlog(f);
-		uint8_t *grown = malloc(kept + rest);
-
-		if (kept)
-			memcpy(grown, f->backlog + f->backlog_pos, kept);
-		memcpy(grown + kept, (const uint8_t *)p + taken, rest);
-		free(f->backlog);
-		f->backlog = grown;
-		f->backlog_pos = 0;
-		f->backlog_len = kept + rest;
-	}
+	f->backlog.cut = f->whole;
+	if (taken < len && !ff->ended)
+		sl_pieces_add(&f->backlog, (const uint8_t *)p + taken, (uint32_t)len - taken);
 	fin_deliver(ff);
 	turn_end(ff->fake);
 }

@@ -35,6 +35,14 @@ struct fake_flow {
 	enum sl_request_status out_status;   /* of its reset */
 	unsigned nb_commits;      /* entries that carried data */
 	bool ended;               /* over() was called, or either side reset it */
+	bool out_moved;           /* the reset was a handing over */
+	bool out_hand_over;
+	bool orphan;              /* its peer is lost, the layer keeps it */
+	uint8_t state[SL_STATE_LEN];   /* what the layer gave to be kept */
+	uint32_t state_len;
+	uint64_t acked;           /* bytes that the layer has acknowledged */
+	uint64_t got_mark, ack_mark;   /* the last that came with its DATA and with an ACK */
+	bool unpublished, undelivered; /* knobs: sl_flow_published, sl_flow_delivered say no */
 };
 
 struct fake_trace {

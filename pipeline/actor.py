@@ -20,7 +20,7 @@ from pathlib import Path
 
 from pipeline.errors import HolderError, LaunchError, SwarmlineError
 from pipeline.host import keys, namespaces, processes
-from pipeline.host.certs import KeyPair, TicketKey, self_signed
+from pipeline.host.certs import POOL_KEY_LEN, KeyPair, TicketKey, self_signed
 from pipeline.host.classifier import Classifier, mount_pins, pin_root
 from pipeline.host.control import (
     Assignment,
@@ -577,14 +577,14 @@ class Actor:
         """
         pairs = [KeyPair(_file(c.cert, "certificate"), _file(c.key, "key")) for c in config.tls.certificates]
         known = keys.TLS_SECRETS in self.holder.fd_list()
-        made: tuple[dict[str, KeyPair], list[TicketKey]] = ({}, [TicketKey.fresh()])
+        made: tuple[dict[str, KeyPair], list[TicketKey], bytes] = ({}, [TicketKey.fresh()], os.urandom(POOL_KEY_LEN))
         if known:
             made = pickle.loads(_memfd_read(self.holder.fd_get(keys.TLS_SECRETS)[0]))   # written below
         missing = [name for name in config.tls.self_signed if name not in made[0]]
         made[0].update({name: self_signed([name]) for name in missing})
         if missing or not known:
             self._keep(keys.TLS_SECRETS, pickle.dumps(made))
-        return Secrets((*pairs, *(made[0][name] for name in config.tls.self_signed)), made[1])
+        return Secrets((*pairs, *(made[0][name] for name in config.tls.self_signed)), made[1], made[2])
 
     def _keep(self, key: str, memory: bytes) -> None:
         """Bytes that must survive the manager and must not be written to a disk."""

@@ -141,6 +141,8 @@ enum sl_counter {
 	SL_CNT_RETRIED = 20,        /* requests sent to another instance after theirs died */
 	SL_CNT_RESUMED = 21,        /* TLS handshakes resumed */
 	SL_CNT_HANDSHAKES = 22,     /* TLS handshakes completed */
+	SL_CNT_MOVED = 23,          /* connections taken over from an instance that died or drained */
+	SL_CNT_MOVE_FAILED = 24,    /* connections that could not be taken over */
 	SL_CNT_MAX = 32,
 };
 
@@ -240,6 +242,7 @@ enum sl_conf_type {
 	SL_CONF_TLS_TICKETS = 5,    /* struct sl_ticket_key [1 ... 3], the current one first; secret */
 	SL_CONF_HTTP = 6,           /* struct sl_http_conf */
 	SL_CONF_APP = 7,            /* struct sl_app_conf */
+	SL_CONF_TLS_POOL = 8,       /* struct sl_pool_key; secret. Without it no connection moves */
 };
 
 struct sl_conf_item {
@@ -273,6 +276,11 @@ struct sl_ticket_key {
 	__u8 aes_key[32];
 };
 _Static_assert(sizeof(struct sl_ticket_key) == 80, "no implicit padding");
+
+/* Seals what tls instances leave with tcp, so that another one of them can take a connection over */
+struct sl_pool_key {
+	__u8 key[32];
+};
 
 struct sl_http_conf {
 	__u64 max_body_bytes;       /* more: 413; 0 = no limit */

@@ -161,7 +161,7 @@ static void command(struct sl_runner *r)
 		r->inst.draining = true;
 		sl_state_set(r, SL_VM_DRAINING);
 		for (unsigned i = 0; i < r->nb_edges; i++)
-			if (r->edges[i]->side == SL_FRONT)
+			if (r->edges[i]->side == SL_FRONT && !r->inst.layer->moves)
 				sl_edge_drain(r->edges[i]);
 		if (r->inst.layer->drain)
 			r->inst.layer->drain(&r->inst);

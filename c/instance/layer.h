@@ -39,6 +39,7 @@ struct sl_layer {
 	int (*start)(struct sl_instance *inst);     /* NULL: nothing to do */
 	/* No new flow from now on; end idle ones politely. The instance is drained once inst->active_flows is 0. */
 	void (*drain)(struct sl_instance *inst);
+	bool moves;   /* drain sees to the flows that we have opened; else the next layer is asked to end them */
 	/* Gives back everything: memory, descriptors, watches, timers; wipes secrets. Flows that are open may be left to the
 	 * instance, which ends them without a callback. NULL state: init has failed */
 	void (*stop)(struct sl_instance *inst);

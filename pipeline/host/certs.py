@@ -17,6 +17,9 @@ from pipeline.errors import HostError
 DAYS = 30
 
 
+POOL_KEY_LEN = 32      # bytes of struct sl_pool_key
+
+
 @dataclass(frozen=True)
 class KeyPair:
     """A PEM certificate chain and its PEM private key. The key stays out of every repr."""

@@ -10,4 +10,4 @@ HUGEPAGES = "hugepages"            # note: how many `up` added to the kernel's p
 MANAGER_ERROR = "manager-error"    # note: why a manager gave up, for who waits for it
 SWARM = "swarm"                    # memfd: the plan's state, for the next manager
 GRANTS = "grants-{}"               # socket: over which a process instance is given descriptors, by VMID
-TLS_SECRETS = "tls-secrets"        # memfd: throw-away key pairs and ticket keys
+TLS_SECRETS = "tls-secrets"        # memfd: throw-away key pairs, ticket keys, the pool's key

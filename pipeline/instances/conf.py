@@ -24,6 +24,7 @@ class Secrets:
 
     key_pairs: Sequence[KeyPair] = field(default=(), repr=False)
     ticket_keys: Sequence[TicketKey] = field(default=(), repr=False)
+    pool_key: bytes = field(default=b"", repr=False)   # seals connections that move between tls instances
 
 
 def conf_items(config: Config, layer: LayerId, secrets: Secrets) -> list[ConfItem]:
@@ -52,6 +53,7 @@ def _tls(config: Config, secrets: Secrets) -> list[ConfItem]:
         items += [(lib.SL_CONF_TLS_CERT, pair.cert), (lib.SL_CONF_TLS_KEY, pair.key)]
     if tls.tickets:
         items.append((lib.SL_CONF_TLS_TICKETS, b"".join(key.packed() for key in secrets.ticket_keys)))
+    items.append((lib.SL_CONF_TLS_POOL, secrets.pool_key))
     return items
 
 

@@ -12,7 +12,8 @@ static void test_one_byte_at_a_time(void **state)
 
 		client_open(&c, w, versions[i]);
 		c.piece = 1;
-		w->k.slot_len = 1;   /* and one byte in each slot */
+		if (versions[i] == TLS1_2_VERSION)
+			w->k.slot_len = 1;   /* and one byte in each slot; our own record layer sends whole records only */
 		client_connect(&c);
 		talk(&c);
 		talk(&c);
@@ -61,8 +62,9 @@ static void upload(struct world *w, int version)
 			sent += n;
 			pump(&c);
 		}
-		/* what http did not take stays in front of tls, not in it: at most one record is in OpenSSL */
-		assert_true(!c.back->flow.tx_window || !w->k.slots || !fake_backlog(c.front));
+		/* what http did not take stays in front of tls, not in it: at most one record is in OpenSSL, and none
+		 * in our own record layer, which waits for room for all of it */
+		assert_true(c.back->flow.tx_window < (version == TLS1_3_VERSION ? 16384 : 1) || !w->k.slots || !fake_backlog(c.front));
 		bytes_check(c.back->out, got, c.back->out_len);
 		got += c.back->out_len;
 		fake_out_drop(c.back);
@@ -143,7 +145,7 @@ static void test_rest_of_a_record(void **state)
 	size_t n;
 
 	w->k.window = 100;
-	client_open(&c, w, TLS1_3_VERSION);
+	client_open(&c, w, TLS1_2_VERSION);
 	fake_credit(c.front, SL_FLOW_WINDOW);
 	client_connect(&c);
 	bytes_make(body, 0, sizeof(body));
@@ -214,8 +216,7 @@ static void test_key_update_without_room(void **state)
 	client_close(&c);
 }
 
-/* The client wants new keys both ways: the answer to it goes out before the next record, and until then OpenSSL
- * reads nothing. */
+/* The client wants new keys both ways: the answer to it goes out before the next record. */
 static void test_key_update_answer_without_room(void **state)
 {
 	struct client c;
@@ -229,9 +230,8 @@ static void test_key_update_answer_without_room(void **state)
 	c.front->flow.tx_window = 0;
 	fake_send(c.back, "answer", 6, 0);
 	client_write(&c, "two");
-	assert_int_equal(c.back->out_len, 0);
-	fake_credit(c.front, 10000);
 	expect_back(&c, "two");
+	fake_credit(c.front, 10000);
 	expect_client(&c, "answer");
 	talk(&c);
 	client_close(&c);

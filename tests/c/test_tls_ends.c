@@ -133,9 +133,10 @@ static void test_close_without_room(void **state)
 	client_connect(&c);
 	c.front->flow.tx_window = 10;
 	fake_send(c.back, "answer", 6, SL_F_FIN);
-	assert_int_equal(c.front->out_len, 10);   /* the begun record */
+	assert_int_equal(c.front->out_len, 0);    /* records go as a whole */
 	assert_false(c.front->out_fin);
-	fake_credit(c.front, 20);                 /* the rest of it, and a piece of close_notify */
+	fake_credit(c.front, 20);                 /* now there is room for the answer, but not for close_notify */
+	assert_int_equal(c.front->out_len, 28);
 	assert_false(c.front->out_fin);
 	fake_credit(c.front, 100);
 	assert_true(c.front->out_fin);

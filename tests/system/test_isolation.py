@@ -4,7 +4,9 @@
 import base64
 import json
 import os
+import pickle
 import re
+import ssl
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +14,11 @@ from pathlib import Path
 import pytest
 from support.lab import Lab
 from support.leftovers import processes_of
-from system.clients import curl
+from system.clients import curl, dial_tls, tls_context
 from system.swarm_rig import Swarm, swarm_prepared
+
+from pipeline.host import keys
+from pipeline.host.holder_client import HolderClient
 
 pytestmark = [pytest.mark.netns, pytest.mark.bpf]
 
@@ -201,6 +206,40 @@ def test_private_key_is_in_tls_instances_only(swarm: Swarm) -> None:
     searched = set(processes_of(swarm.run_dir)) - holders
     assert len(searched) == 8, "seven instances and the router"
     assert {pid for pid in searched if holds_key(pid, swarm)} == set(pids(swarm, "tls"))
+
+
+def pool_key(swarm: Swarm) -> bytes:
+    """The key that seals connections which move between tls instances, from the holder's memory."""
+    with HolderClient(swarm.run_dir) as holder:
+        (fd,) = holder.fd_get(keys.TLS_SECRETS)
+    try:
+        return bytes(pickle.loads(os.pread(fd, os.fstat(fd).st_size, 0))[2])
+    finally:
+        os.close(fd)
+
+
+def test_keys_of_connections_are_in_tls_instances_only(swarm: Swarm, tmp_path: Path) -> None:
+    """The pool's key, which seals what tcp keeps of each connection, and the traffic secrets of a live one."""
+    key = pool_key(swarm)
+    assert len(key) == 32
+    context = tls_context(ssl.TLSVersion.TLSv1_3)
+    context.keylog_filename = str(tmp_path / "keys.log")
+    holders = {pid for pid, argv in processes_of(swarm.run_dir).items() if "pipeline." in argv}
+    searched = set(processes_of(swarm.run_dir)) - holders
+    with dial_tls(swarm.lab, context) as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert sock.recv(65536)
+        log = Path(context.keylog_filename).read_text()
+        secrets = [bytes.fromhex(word) for word in re.findall(r"_TRAFFIC_SECRET_0 \w+ (\w+)", log)]
+        assert len(secrets) == 2
+        needles = {key, *secrets}
+        found = {pid: {n for data in memory(pid) for n in needles if n in data} for pid in searched}
+    tls = set(pids(swarm, "tls"))
+    assert not {pid for pid in searched - tls if found[pid]}
+    assert all(key in found[pid] for pid in tls)
+    assert {needle for pid in tls for needle in found[pid]} == needles
+    for pid in tls:
+        assert not any(key in data for data in memory(pid, "sl-control")), "not wiped where it was handed over"
 
 
 def test_private_key_is_wiped_where_it_was_handed_over(swarm: Swarm) -> None:

@@ -30,9 +30,11 @@ struct http_conn *sl_http_conn_new(struct http_layer *h)
 	memset(c, 0, sizeof(*c));
 	c->http = h;
 	sl_list_init(&c->wait_node);
+	sl_list_init(&c->token_node);
 	sl_list_append(&h->conns, &c->node);
 	sl_timer_init(&c->timer, sl_http_timer_fire);
 	sl_timer_init(&c->write_timer, write_late);
+	sl_timer_init(&c->orphan_timer, sl_http_orphan_fire);
 	h->nb_conns++;
 	h->inst->active_flows++;
 	return c;
@@ -46,6 +48,7 @@ void sl_http_conn_free(struct http_conn *c)
 	sl_timer_cancel(&c->timer);
 	sl_timer_cancel(&c->write_timer);
 	sl_answer_drop(&c->answer);
+	sl_http_token_drop(c);
 	sl_http_buf_put(h, &c->head);
 	sl_http_buf_put(h, &c->msg);
 	sl_http_buf_put(h, &c->rsp);

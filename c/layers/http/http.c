@@ -49,6 +49,8 @@ static int front_open(struct sl_flow *f, const void *msg, uint32_t len, bool fin
 	struct sl_flow_open open;
 	struct http_conn *c;
 
+	if (f->moved)
+		return sl_http_take_over(h, f, msg, len);
 	if (len < sizeof(open) || fin) {   /* nothing was asked, and nothing will be */
 		inst->counters[SL_CNT_BAD_MESSAGE]++;
 		return -SL_ERROR_PROTOCOL;
@@ -67,14 +69,23 @@ static int front_open(struct sl_flow *f, const void *msg, uint32_t len, bool fin
 	c->front = f;
 	c->last = inst->draining;
 	f->user = c;
+	sl_http_token_set(c, open.token);
 	sl_trace_flow(f, SL_TRACE_IN, 0);
 	sl_http_timer_set(c);
 	return 0;
 }
 
-static uint32_t front_data(struct sl_flow *f, const uint8_t *p, uint32_t len)
+/* The connection of a front flow; NULL: it has none any more, or not yet (move.c). */
+static struct http_conn *front_conn(const struct sl_flow *f)
 {
 	struct http_conn *c = f->user;
+
+	return c && c->front == f ? c : NULL;
+}
+
+static uint32_t front_data(struct sl_flow *f, const uint8_t *p, uint32_t len)
+{
+	struct http_conn *c = front_conn(f);
 	uint32_t taken = 0;
 
 	if (!c)
@@ -100,7 +111,7 @@ static uint32_t front_data(struct sl_flow *f, const uint8_t *p, uint32_t len)
 
 static void front_fin(struct sl_flow *f)
 {
-	struct http_conn *c = f->user;
+	struct http_conn *c = front_conn(f);
 
 	if (!c)
 		return;
@@ -125,7 +136,7 @@ static void front_fin(struct sl_flow *f)
 
 static void front_writable(struct sl_flow *f)
 {
-	struct http_conn *c = f->user;
+	struct http_conn *c = front_conn(f);
 
 	if (!c)
 		return;
@@ -141,15 +152,21 @@ static void front_writable(struct sl_flow *f)
 /* The layer before us is draining. */
 static void front_drain(struct sl_flow *f)
 {
-	if (f->user)
-		sl_http_conn_drain(f->user);
+	struct http_conn *c = f->user;
+
+	if (c)
+		sl_http_conn_drain(c);
 }
 
 static void front_over(struct sl_flow *f, enum sl_request_status status)
 {
+	struct http_conn *c = f->user;
+
 	(void)status;
-	if (f->user)
-		sl_http_conn_end(f->user);
+	if (c && c->heir == f)
+		c->heir = NULL;
+	else if (c)
+		sl_http_conn_end(c);
 }
 
 /* --- layer --- */
@@ -183,6 +200,8 @@ static int http_init(struct sl_instance *inst)
 	sl_list_init(&h->conns);
 	sl_list_init(&h->free_conns);
 	sl_list_init(&h->waiters);
+	for (unsigned i = 0; i < HTTP_TOKEN_BUCKETS; i++)
+		sl_list_init(&h->by_token[i]);
 	sl_timer_init(&h->retry_timer, sl_http_retry_fire);
 	sl_http_parser_init(&h->parser);
 	inst->layer_state = h;
@@ -240,6 +259,7 @@ static const struct sl_flow_ops front_ops = {
 	.writable = front_writable,
 	.over = front_over,
 	.drain = front_drain,
+	.orphaned = sl_http_orphaned,
 };
 
 const struct sl_layer sl_layer_http = {

@@ -10,6 +10,7 @@
  *   response.c  struct sl_http_response -> head of an answer
  *   body.c      decodes identity and chunked bodies
  *   validate.c  characters, lines, host, target
+ *   move.c      a connection whose tls instance dies or drains, and another one takes it over
  *
  * One request at a time runs on a connection. What follows it is not taken until it is done, so order and
  * backpressure come for free:
@@ -48,6 +49,9 @@ enum {
 	HTTP_DISCARD_MAX = 65536,    /* bytes of a body nobody wants that are read to keep a connection */
 	HTTP_LINGER_MS = 60000,      /* from our FIN to a reset: a slow client still has bytes on their way */
 	HTTP_DRAIN_IDLE_MS = 2000,   /* how long an idle connection that shall end is left for a request already on its way */
+	HTTP_ORPHAN_MS = 3000,       /* that a connection is kept whose tls instance is lost */
+	HTTP_RECORD_MAX = 16384,     /* to such a layer: bytes in one entry, which becomes one record (RFC 8446 section 5.1) */
+	HTTP_TOKEN_BUCKETS = 1024,
 	HTTP_RETRY_MS = 10,          /* between two tries to get a slot, besides those at each event */
 	HTTP_CONN_OPTIONS_MAX = 32,  /* members of Connection */
 };
@@ -103,6 +107,7 @@ struct http_layer {
 	struct sl_list conns;        /* live ones */
 	struct sl_list free_conns;
 	struct sl_list waiters;      /* connections whose request found no slot, in order */
+	struct sl_list by_token[HTTP_TOKEN_BUCKETS];   /* connections that may move */
 	struct sl_timer retry_timer;
 	bool serving_waiters;
 	struct http_buf *free_bufs;
@@ -117,11 +122,14 @@ struct http_layer {
 struct http_conn {
 	struct sl_list node;         /* conns or free_conns */
 	struct sl_list wait_node;
+	struct sl_list token_node;
 	struct http_layer *http;
 	struct sl_flow *front;       /* NULL: over */
 	struct sl_flow *back;        /* the request at the next layer; NULL: none */
 	struct sl_timer timer;       /* for the client's next byte, by timer_for */
 	struct sl_timer write_timer; /* for the client to take a byte */
+	struct sl_timer orphan_timer;   /* for another tls instance to come */
+	struct sl_flow *heir;        /* that has come, before we knew that the former one is lost */
 	struct http_buf *head;       /* begun, not whole */
 	struct http_buf *msg;        /* the request as it was sent on, kept until the answer begins: for a second try */
 	struct http_buf *rsp;        /* head of the answer, not whole */
@@ -145,9 +153,11 @@ struct http_conn {
 	bool body_sent;              /* bytes of the body are with the next layer: no second try */
 	bool body_blocked;           /* the next layer takes no more of it for now */
 	bool resp_chunked;
+	bool orphan;                 /* its tls instance is lost, no other one has come yet */
 	bool resp_excess;            /* more body than announced was counted */
 	/* from struct sl_flow_open */
 	bool tls;
+	uint8_t token[SL_TOKEN_LEN]; /* who has it may take the connection over; all zero: nobody */
 	uint16_t service;
 	__be16 client_port;
 	uint8_t client_addr[16];
@@ -157,6 +167,14 @@ struct http_conn {
 extern const struct sl_layer sl_layer_http;
 struct http_buf *sl_http_buf_get(struct http_layer *h);   /* empty; NULL: no memory */
 void sl_http_buf_put(struct http_layer *h, struct http_buf **b);   /* *b may be NULL; is NULL afterwards */
+
+/* move.c: connections whose tls instance changes */
+void sl_http_token_set(struct http_conn *c, const uint8_t token[SL_TOKEN_LEN]);
+void sl_http_token_drop(struct http_conn *c);
+/* Another instance comes for a connection: 0, or the negative status to refuse it with. */
+int sl_http_take_over(struct http_layer *h, struct sl_flow *heir, const void *token, uint32_t len);
+bool sl_http_orphaned(struct sl_flow *f);
+void sl_http_orphan_fire(struct sl_timer *t);
 
 /* conn.c: each may end the connection */
 struct http_conn *sl_http_conn_new(struct http_layer *h);

@@ -18,6 +18,7 @@ static int wire_read(BIO *b, char *p, size_t len, size_t *done)
 	w->in += len;
 	w->in_len -= (uint32_t)len;
 	w->unread += (uint32_t)len;
+	w->taken += (uint32_t)len;
 	return 1;
 }
 

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 
 #include <openssl/err.h>
+#include <openssl/rand.h>
 
 #include "layers/tls/tls.h"
 
@@ -24,6 +25,12 @@ static void conn_free(struct sl_tls_conn *c)
 	sl_answer_drop(&c->handshake);
 	sl_list_unlink(&c->node);
 	SSL_free(c->ssl);
+	sl_tls_stream_free(c);
+	OPENSSL_cleanse(c->client_secret, sizeof(c->client_secret));
+	OPENSSL_cleanse(c->server_secret, sizeof(c->server_secret));
+	if (c->taken)
+		OPENSSL_cleanse(c->taken, sizeof(*c->taken));
+	free(c->taken);
 	c->tls->nb_conns--;
 	conn_inst(c)->active_flows--;
 	free(c);
@@ -69,8 +76,7 @@ void sl_tls_conn_abort(struct sl_tls_conn *c, enum sl_request_status status)
 	sl_tls_conn_leave(c);
 }
 
-/* Our direction ends here; if the client's does not, a reset follows. */
-static void conn_finish(struct sl_tls_conn *c, uint32_t linger_ms)
+void sl_tls_conn_finish(struct sl_tls_conn *c, uint32_t linger_ms)
 {
 	sl_timer_arm(&conn_inst(c)->wheel, &c->timer, linger_ms);
 	sl_tls_wire_flush(&c->wire, true);
@@ -81,19 +87,25 @@ void sl_tls_conn_fail(struct sl_tls_conn *c)
 	conn_inst(c)->counters[SL_CNT_CLIENT_ERROR]++;
 	c->state = SL_TLS_CLOSED;
 	sl_tls_back_reset(c, SL_ERROR_PROTOCOL);
-	conn_finish(c, SL_TLS_ALERT_LINGER_MS);
+	sl_tls_conn_finish(c, SL_TLS_ALERT_LINGER_MS);
 }
 
 void sl_tls_conn_shutdown(struct sl_tls_conn *c)
 {
-	int r = SSL_shutdown(c->ssl);
+	int r;
+
+	if (c->stream) {
+		sl_tls_stream_shutdown(c);
+		return;
+	}
+	r = SSL_shutdown(c->ssl);
 
 	if (r < 0 && SSL_get_error(c->ssl, r) == SSL_ERROR_WANT_WRITE)
 		return;
 	c->tx_closing = false;
 	if (c->rx_closed || !c->back)
 		c->state = SL_TLS_CLOSED;
-	conn_finish(c, SL_TLS_LINGER_MS);
+	sl_tls_conn_finish(c, SL_TLS_LINGER_MS);
 }
 
 void sl_tls_conn_read(struct sl_tls_conn *c)
@@ -152,6 +164,33 @@ static void back_open(struct sl_tls_conn *c)
 	sl_trace_flow(c->back, SL_TRACE_NEXT, 0);
 	if (c->draining)
 		sl_flow_drain(c->back);
+	if (c->stream && c->stream->moves) {
+		c->back->whole = true;
+		sl_tls_state_offer(c);
+		sl_flow_ack(front, c->wire.taken, 0);
+		sl_tls_stream_serve(c);
+		if (inst->draining)
+			sl_flow_drain(front);
+	} else {
+		sl_flow_ack(front, SL_ACK_ALL, 0);
+		if (inst->draining)
+			sl_flow_drain(c->back);
+	}
+}
+
+/* TLS 1.3: OpenSSL has done its part. */
+static void stream_begin(struct sl_tls_conn *c)
+{
+	struct sl_tls *tls = c->tls;
+
+	if (SSL_version(c->ssl) != TLS1_3_VERSION)
+		return;
+	if (!sl_tls_stream_new(c)) {
+		sl_tls_conn_reset(c, SL_ERROR);
+		return;
+	}
+	c->stream->moves = tls->has_pool && RAND_bytes(c->stream->token, SL_TOKEN_LEN) == 1;
+	memcpy(c->open.token, c->stream->token, SL_TOKEN_LEN);
 }
 
 void sl_tls_conn_handshake(struct sl_tls_conn *c)
@@ -166,7 +205,9 @@ void sl_tls_conn_handshake(struct sl_tls_conn *c)
 		sl_tls_negotiated(c->ssl, &c->open);
 		c->wire.unread = 0;
 		c->state = SL_TLS_OPENING;
-		back_open(c);
+		stream_begin(c);
+		if (c->state == SL_TLS_OPENING)
+			back_open(c);
 		return;
 	}
 	err = SSL_get_error(c->ssl, r);
@@ -185,8 +226,11 @@ static void conn_timeout(struct sl_timer *t)
 		back_open(c);
 		if (c->state == SL_TLS_RUNNING)
 			sl_flow_resume(c->wire.flow);
+	} else if (c->state == SL_TLS_RESUMING && !c->back && inst->wheel.now_ms < c->deadline_ms) {
+		sl_tls_takeover_open(c);
 	} else {
 		inst->counters[SL_CNT_TIMEOUT] += !lingering;
+		inst->counters[SL_CNT_MOVE_FAILED] += c->state == SL_TLS_RESUMING;
 		sl_tls_conn_reset(c, SL_ERROR_TIMEOUT);
 	}
 	sl_tls_conn_leave(c);
@@ -201,20 +245,23 @@ struct sl_tls_conn *sl_tls_conn_new(struct sl_tls *tls, struct sl_flow *f, const
 		return NULL;
 	c->tls = tls;
 	c->wire.flow = f;
-	c->open = *open;
-	c->ssl = SSL_new(tls->hosts[0].ctx);
-	if (c->ssl)
-		bio = sl_tls_bio_new(tls->bio_method, &c->wire);
-	if (!bio) {
-		SSL_free(c->ssl);
-		free(c);
-		return NULL;
+	if (open) {
+		c->open = *open;
+		c->ssl = SSL_new(tls->hosts[0].ctx);
+		if (c->ssl)
+			bio = sl_tls_bio_new(tls->bio_method, &c->wire);
+		if (!bio) {
+			SSL_free(c->ssl);
+			free(c);
+			return NULL;
+		}
+		SSL_set_bio(c->ssl, bio, bio);
+		SSL_set_accept_state(c->ssl);
+		SSL_set_app_data(c->ssl, c);
+		sl_answer_begin(tls->inst, &c->handshake);
 	}
-	SSL_set_bio(c->ssl, bio, bio);
-	SSL_set_accept_state(c->ssl);
 	sl_timer_init(&c->timer, conn_timeout);
 	sl_list_append(&tls->conns, &c->node);
-	sl_answer_begin(tls->inst, &c->handshake);
 	tls->nb_conns++;
 	tls->inst->active_flows++;
 	return c;

@@ -98,6 +98,29 @@ void sl_tls_negotiated(const SSL *ssl, struct sl_flow_open *open)
 		memcpy(open->sni, name, open->sni_len);
 }
 
+/* One line of the key log: LABEL, the client's random and the secret, all in hexadecimal. The two secrets of TLS 1.3 that
+ * our own record layer goes on with are taken out of it; the rest stays where it is. */
+static void secret_take(const SSL *ssl, const char *line)
+{
+	struct sl_tls_conn *c = SSL_get_app_data(ssl);
+	bool client = !strncmp(line, "CLIENT_TRAFFIC_SECRET_0 ", 24), server = !strncmp(line, "SERVER_TRAFFIC_SECRET_0 ", 24);
+	const char *hex = strrchr(line, ' ');
+	size_t len;
+
+	if (c && hex && (client || server))
+		OPENSSL_hexstr2buf_ex(client ? c->client_secret : c->server_secret, SL_SECRET_MAX, &len, hex + 1, '\0');
+}
+
+/* Tickets of TLS 1.3 are the only records under the traffic secrets that OpenSSL sends: they count. */
+static void message_seen(int write, int version, int type, const void *msg, size_t len, SSL *ssl, void *arg)
+{
+	struct sl_tls_conn *c = SSL_get_app_data(ssl);
+
+	(void)version, (void)arg;
+	if (c && write && type == SSL3_RT_HANDSHAKE && len && *(const uint8_t *)msg == SSL3_MT_NEWSESSION_TICKET)
+		c->nb_tickets++;
+}
+
 static SSL_CTX *context_new(struct sl_tls *tls)
 {
 	SSL_CTX *ctx = SSL_CTX_new(TLS_server_method());
@@ -113,6 +136,8 @@ static SSL_CTX *context_new(struct sl_tls *tls)
 	SSL_CTX_set_max_early_data(ctx, 0);   /* could be replayed (RFC 8446 section 8) */
 	SSL_CTX_set_tlsext_servername_callback(ctx, server_name);
 	SSL_CTX_set_tlsext_servername_arg(ctx, tls);
+	SSL_CTX_set_keylog_callback(ctx, secret_take);
+	SSL_CTX_set_msg_callback(ctx, message_seen);
 	if (tls->alpn_len)
 		SSL_CTX_set_alpn_select_cb(ctx, alpn_select, tls);
 	/* read_ahead stays off: OpenSSL then never takes more ciphertext than it decrypts, and each read is a copy

@@ -17,6 +17,8 @@ static int front_open(struct sl_flow *f, const void *msg, uint32_t len, bool fin
 	const struct sl_flow_open *open = msg;
 	struct sl_tls_conn *c;
 
+	if (f->moved)
+		return sl_tls_takeover(tls, f, msg, len);
 	if (len != sizeof(*open) || !sl_instance_next_edge(inst, open->service)) {
 		inst->counters[SL_CNT_BAD_MESSAGE]++;
 		return -SL_ERROR_PROTOCOL;
@@ -44,12 +46,25 @@ static uint32_t front_data(struct sl_flow *f, const uint8_t *p, uint32_t len)
 
 	if (c->state == SL_TLS_CLOSED || c->rx_closed)
 		return len;
+	if (c->state == SL_TLS_RESUMING)
+		return 0;
 	sl_tls_conn_enter(c);
+	if (c->stream) {
+		len = c->state == SL_TLS_RUNNING ? sl_tls_stream_input(c, p, len) : 0;
+		sl_tls_conn_leave(c);
+		return len;
+	}
 	c->wire.in = p;
 	c->wire.in_len = len;
 	if (c->state == SL_TLS_HANDSHAKE)
 		sl_tls_conn_handshake(c);
-	sl_tls_conn_read(c);
+	if (c->stream && c->state == SL_TLS_RUNNING) {   /* what came behind the handshake */
+		uint32_t n = sl_tls_stream_input(c, c->wire.in, c->wire.in_len);
+
+		c->wire.in_len -= sl_min(n, c->wire.in_len);
+	} else if (!c->stream) {
+		sl_tls_conn_read(c);
+	}
 	rest = c->state == SL_TLS_CLOSED || c->rx_closed ? 0 : c->wire.in_len;
 	c->wire.in = NULL;
 	c->wire.in_len = 0;
@@ -61,7 +76,8 @@ static void front_fin(struct sl_flow *f)
 {
 	struct sl_tls_conn *c = f->user;
 
-	if (c->state == SL_TLS_CLOSED || (c->state == SL_TLS_RUNNING && c->rx_closed))
+	c->fin_early = c->state == SL_TLS_RESUMING;
+	if (c->fin_early || c->state == SL_TLS_CLOSED || (c->state == SL_TLS_RUNNING && c->rx_closed))
 		return;
 	sl_tls_conn_enter(c);
 	if (f->tx_fin) {
@@ -69,8 +85,14 @@ static void front_fin(struct sl_flow *f)
 		c->state = SL_TLS_CLOSED;
 		sl_tls_back_reset(c, SL_ERROR_CLIENT);
 	} else {
-		SSL_shutdown(c->ssl);   /* a courtesy: the client may still listen */
-		sl_tls_conn_fail(c);
+		/* the alert is a courtesy: the client may still listen */
+		if (c->stream) {
+			sl_tls_stream_fail(c, SL_ALERT_CLOSE_NOTIFY);
+		} else {
+			if (c->ssl)
+				SSL_shutdown(c->ssl);
+			sl_tls_conn_fail(c);
+		}
 	}
 	sl_tls_conn_leave(c);
 }
@@ -84,7 +106,10 @@ static void front_writable(struct sl_flow *f)
 		sl_tls_conn_handshake(c);
 	if (c->tx_closing)
 		sl_tls_conn_shutdown(c);
-	sl_tls_conn_read(c);   /* it may have wanted to write: an answer to KeyUpdate */
+	if (c->stream)
+		sl_tls_stream_serve(c);
+	else
+		sl_tls_conn_read(c);   /* it may have wanted to write: an answer to KeyUpdate */
 	if (c->back)
 		sl_flow_resume(c->back);
 	if (c->wire.flow)
@@ -117,6 +142,10 @@ static uint32_t back_data(struct sl_flow *f, const uint8_t *p, uint32_t len)
 	if (!c->answered)
 		sl_trace_flow(f, SL_TRACE_BACK, 0);
 	sl_tls_conn_enter(c);
+	if (c->stream) {
+		done = sl_tls_stream_output(c, p, len);
+		goto out;
+	}
 	c->wire.expect = len + (len / SL_TLS_PIECE + 1) * SL_TLS_RECORD_EXTRA;
 	while (done < len) {
 		/* copied into OpenSSL's buffer before it is encrypted, so the sender can not change it underneath */
@@ -133,6 +162,7 @@ static uint32_t back_data(struct sl_flow *f, const uint8_t *p, uint32_t len)
 		c->tls->inst->bytes_out += n;
 	}
 	sl_tls_wire_flush(&c->wire, false);
+out:
 	if (!c->answered && c->wire.flow && c->wire.sent != before) {
 		c->answered = true;
 		sl_trace_flow(c->wire.flow, SL_TRACE_OUT, 0);
@@ -156,7 +186,8 @@ static void back_writable(struct sl_flow *f)
 	struct sl_tls_conn *c = f->user;
 
 	sl_tls_conn_enter(c);
-	sl_tls_conn_read(c);   /* what OpenSSL still has */
+	if (!c->stream)
+		sl_tls_conn_read(c);   /* what OpenSSL still has */
 	if (c->wire.flow)
 		sl_flow_resume(c->wire.flow);
 	sl_tls_conn_leave(c);
@@ -172,6 +203,24 @@ static void back_over(struct sl_flow *f, enum sl_request_status status)
 		sl_tls_conn_reset(c, status);
 	else if (c->wire.flow && c->wire.flow->tx_fin)
 		c->state = SL_TLS_CLOSED;
+	sl_tls_conn_leave(c);
+}
+
+static void back_resumed(struct sl_flow *f, const struct sl_flow_marks *m)
+{
+	struct sl_tls_conn *c = f->user;
+
+	sl_tls_conn_enter(c);
+	sl_tls_takeover_resumed(c, m);
+	sl_tls_conn_leave(c);
+}
+
+static void front_hand_over(struct sl_flow *f)
+{
+	struct sl_tls_conn *c = f->user;
+
+	sl_tls_conn_enter(c);
+	sl_tls_hand_over(c);
 	sl_tls_conn_leave(c);
 }
 
@@ -192,6 +241,7 @@ static const struct sl_flow_ops tls_front = {
 	.writable = front_writable,
 	.over = front_over,
 	.drain = front_drain,
+	.hand_over = front_hand_over,
 };
 
 static const struct sl_flow_ops tls_back = {
@@ -199,6 +249,7 @@ static const struct sl_flow_ops tls_back = {
 	.fin = back_fin,
 	.writable = back_writable,
 	.over = back_over,
+	.resumed = back_resumed,
 };
 
 /* --- the layer --- */
@@ -208,7 +259,8 @@ static void tls_free(struct sl_tls *tls)
 	sl_tls_contexts_free(tls);
 	BIO_meth_free(tls->bio_method);
 	EVP_CIPHER_free(tls->ticket_cipher);
-	OPENSSL_cleanse(tls->keys, sizeof(tls->keys));
+	sl_crypto_free(&tls->crypto);
+	OPENSSL_cleanse(tls, sizeof(*tls));
 	free(tls);
 }
 
@@ -228,11 +280,19 @@ static int tls_load(void)
 
 static int tls_fill(struct sl_tls *tls)
 {
+	const struct sl_pool_key *pool;
+	uint32_t len;
 	int err;
 
 	tls->bio_method = sl_tls_bio_method();
-	if (!tls->bio_method)
+	if (!tls->bio_method || sl_crypto_init(&tls->crypto))
 		return sl_instance_fail(tls->inst, ENOMEM, "tls: OpenSSL does not start");
+	pool = sl_instance_conf(tls->inst, SL_CONF_TLS_POOL, 0, &len);
+	if (pool && len == sizeof(*pool)) {
+		tls->pool = *pool;
+		tls->has_pool = true;
+		sl_instance_conf_wipe(tls->inst, pool, len);
+	}
 	err = sl_tls_tickets_load(tls);
 	return err ? err : sl_tls_contexts_load(tls);
 }
@@ -253,6 +313,9 @@ static int tls_init(struct sl_instance *inst)
 	tls->inst = inst;
 	tls->conf = *conf;
 	sl_list_init(&tls->conns);
+	sl_list_init(&tls->acks);
+	sl_timer_init(&tls->ack_timer, sl_tls_acks_fire);
+	sl_timer_init(&tls->relief_timer, sl_tls_relief_fire);
 	err = tls_fill(tls);
 	if (err) {
 		tls_free(tls);
@@ -262,10 +325,9 @@ static int tls_init(struct sl_instance *inst)
 	return 0;
 }
 
-/* The instance has asked http to end all connections; what runs until then goes on as ever. */
 static void tls_drain(struct sl_instance *inst)
 {
-	(void)inst;
+	sl_tls_relieve(inst->layer_state);
 }
 
 static void tls_stop(struct sl_instance *inst)
@@ -276,6 +338,8 @@ static void tls_stop(struct sl_instance *inst)
 		return;
 	while (!sl_list_empty(&tls->conns))
 		sl_tls_conn_abort(sl_container_of(tls->conns.next, struct sl_tls_conn, node), SL_ERROR_PEER_GONE);
+	sl_timer_cancel(&tls->ack_timer);
+	sl_timer_cancel(&tls->relief_timer);
 	tls_free(tls);
 	inst->layer_state = NULL;
 }
@@ -290,6 +354,7 @@ const struct sl_layer sl_layer_tls = {
 	.load = tls_load,
 	.init = tls_init,
 	.drain = tls_drain,
+	.moves = true,
 	.stop = tls_stop,
 	.syscalls = tls_syscalls,
 };

@@ -9,7 +9,8 @@ Each request belongs to the last event that had begun when it was over. What an 
     STRICT       scale, drain, reload; death or stall of the manager, death of the router: nothing at all
     REQUEST      death or stall of an app instance: a request whose answer had begun is cut off; one that may
                  not be repeated gets 502
-    CONNECTION   death or stall of a tcp, tls or http instance: connections that it held are cut off at once
+    HANDSHAKE    death or stall of a tls instance: connections on which nothing was answered yet are cut off at once
+    CONNECTION   death or stall of a tcp or http instance: connections that it held are cut off at once
     FREE         a peer's worker: counted, not judged
 """
 
@@ -32,6 +33,7 @@ BACK_LIMIT = 2000  # ms until the capacity is back after the death of an instanc
 class Rule(Enum):
     STRICT = "strict"
     REQUEST = "request"
+    HANDSHAKE = "handshake"
     CONNECTION = "connection"
     FREE = "free"
 
@@ -42,7 +44,8 @@ RULES: dict[str, Rule] = {
         Rule.STRICT,
     ),
     **dict.fromkeys(("kill-app", "stall-app"), Rule.REQUEST),
-    **{f"{how}-{layer}": Rule.CONNECTION for how in ("kill", "stall") for layer in ("http", "tls", "tcp")},
+    **dict.fromkeys(("kill-tls", "stall-tls"), Rule.HANDSHAKE),
+    **{f"{how}-{layer}": Rule.CONNECTION for how in ("kill", "stall") for layer in ("http", "tcp")},
 }
 
 
@@ -236,7 +239,8 @@ class _Check:
         if rule is Rule.REQUEST:
             cut = r.first > 0 and r.error in CUT
             return r.start <= seen and (cut or (r.status == 502 and not r.idempotent))
-        return r.conn_start <= seen and r.error in CUT
+        begun = rule is Rule.CONNECTION or (r.nth == 0 and not r.first)
+        return begun and r.conn_start <= seen and r.error in CUT
 
 
 def _note(tally: Tally, name: str, sample: str) -> None:

@@ -122,7 +122,7 @@ def test_kill_app_502_only_for_what_may_not_be_repeated() -> None:
     assert not tally_of("kill-app", {102: failed(102, error="reset")}).good, "http lived: no connection dies"
 
 
-@pytest.mark.parametrize("kind", ["kill-http", "kill-tls", "kill-tcp"])
+@pytest.mark.parametrize("kind", ["kill-http", "kill-tcp"])
 def test_only_connections_of_before_may_die_and_at_once(kind: str) -> None:
     cut = failed(102, error="reset")
     assert tally_of(kind, {102: cut}).good
@@ -133,19 +133,27 @@ def test_only_connections_of_before_may_die_and_at_once(kind: str) -> None:
     assert not tally_of(kind, {102: failed(102, status=502)}).good
 
 
+def test_kill_tls_may_cut_handshakes_only() -> None:
+    cut = failed(102, error="reset", nth=0)
+    assert tally_of("kill-tls", {102: cut}).good
+    assert not tally_of("kill-tls", {102: failed(102, error="reset")}).good, "an established connection"
+    assert not tally_of("kill-tls", {102: replace(cut, first=1022 * MS)}).good, "its answer had begun"
+    assert not tally_of("kill-tls", {150: failed(150, error="reset", nth=0, conn_start=1490 * MS)}).good
+
+
 def test_a_stall_may_take_until_it_is_noticed() -> None:
     cut = failed(101, error="reset", took=700 * MS)
-    assert tally_of("stall-tls", {101: cut}).good
-    assert not tally_of("stall-tls", {101: failed(101, error="reset", took=3 * SECOND)}).good
+    assert tally_of("stall-http", {101: cut}).good
+    assert not tally_of("stall-http", {101: failed(101, error="reset", took=3 * SECOND)}).good
 
 
 def test_a_machine_that_stood_still_is_given_time() -> None:
     cut = failed(102, error="reset", took=2 * SECOND)
     noise = Record(NOISE, 0, "", 1200 * MS, 0, 2100 * MS, 0, "none", "", 0, 0, 0)
-    records, events = history("kill-tls")
+    records, events = history("kill-http")
     records = [cut if r.request == 102 else r for r in records]
     records = sorted([*records, noise], key=lambda r: r.end)
-    tally = check(records, events, {"keep-0": 200})["kill-tls"]
+    tally = check(records, events, {"keep-0": 200})["kill-http"]
     assert tally.good and tally.noise_ms == pytest.approx(900)
 
 

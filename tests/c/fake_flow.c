@@ -146,6 +146,9 @@ void sl_flow_commit(struct sl_flow *f, struct sl_buf *buf, uint32_t len, uint32_
 	if (ff->fake->slots != UINT32_MAX)
 		ff->fake->slots--;
 	out_add(ff, buf->data, len);
+	ff->dirty = true;
+	if (ff->fake->sent)
+		ff->fake->sent(ff, buf->data, len);
 	ff->got_mark = f->mark;
 	ff->nb_commits++;
 	f->tx_window -= len;
@@ -176,7 +179,7 @@ uint32_t sl_flow_write(struct sl_flow *f, const void *p, uint32_t len)
 
 void sl_flow_fin(struct sl_flow *f)
 {
-	f->tx_fin = fake_of(f)->out_fin = true;
+	f->tx_fin = fake_of(f)->out_fin = fake_of(f)->dirty = true;
 	f->blocked = false;
 }
 
@@ -209,16 +212,19 @@ bool sl_flow_reserve_whole(struct sl_flow *f, uint32_t len, struct sl_buf *buf)
 
 bool sl_flow_published(const struct sl_flow *f)
 {
-	return !sl_container_of(f, struct fake_flow, flow)->unpublished;
+	const struct fake_flow *ff = sl_container_of(f, struct fake_flow, flow);
+
+	return !(ff->fake->manual && ff->dirty);
 }
 
 bool sl_flow_delivered(const struct sl_flow *f)
 {
-	return !sl_container_of(f, struct fake_flow, flow)->undelivered;
+	return sl_flow_published(f);
 }
 
 void sl_flow_ack(struct sl_flow *f, uint32_t len, uint64_t mark)
 {
+	fake_of(f)->dirty = true;
 	fake_of(f)->acked += len;
 	fake_of(f)->ack_mark = mark;
 }
@@ -227,6 +233,7 @@ int sl_flow_state(struct sl_flow *f, const void *msg, uint32_t len)
 {
 	if (!fake_of(f)->fake->slots)
 		return -EAGAIN;
+	fake_of(f)->dirty = true;
 	memcpy(fake_of(f)->state, msg, len);
 	fake_of(f)->state_len = len;
 	return 0;
@@ -430,6 +437,41 @@ struct fake_flow *fake_open(struct fake *k, const void *msg, uint32_t len, uint3
 		ff->ended = true;
 	turn_end(k);
 	return r ? NULL : ff;
+}
+
+struct fake_flow *fake_take_over(struct fake *k, uint64_t request_id, const void *msg, uint32_t len)
+{
+	struct fake_flow *ff = flow_new(k, false, msg, len, SL_F_MOVE);
+
+	ff->flow.request_id = request_id;
+	ff->flow.moved = true;
+	if (k->layer->front->open(&ff->flow, ff->msg, len, false)) {
+		ff->ended = true;
+		return NULL;
+	}
+	turn_end(k);
+	return ff;
+}
+
+void fake_resumed(struct fake_flow *ff, const struct sl_flow_marks *m)
+{
+	ff->flow.tx_fin = m->got_fin;
+	ff->flow.ops->resumed(&ff->flow, m);
+	turn_end(ff->fake);
+}
+
+void fake_hand_over(struct fake_flow *ff)
+{
+	ff->flow.ops->hand_over(&ff->flow);
+	turn_end(ff->fake);
+}
+
+void fake_collected(struct fake_flow *ff)
+{
+	fake_out_drop(ff);
+	ff->acked = 0;
+	ff->state_len = 0;
+	ff->dirty = false;
 }
 
 void fake_send(struct fake_flow *ff, const void *p, size_t len, uint32_t flags)

@@ -42,7 +42,7 @@ struct fake_flow {
 	uint32_t state_len;
 	uint64_t acked;           /* bytes that the layer has acknowledged */
 	uint64_t got_mark, ack_mark;   /* the last that came with its DATA and with an ACK */
-	bool unpublished, undelivered; /* knobs: sl_flow_published, sl_flow_delivered say no */
+	bool dirty;               /* something was sent since fake_collected */
 };
 
 struct fake_trace {
@@ -61,6 +61,8 @@ struct fake {
 	uint32_t slots;           /* that may still be used; UINT32_MAX (default): without end */
 	int open_err;             /* sl_flow_open fails with it; 0 = works */
 	bool no_next;             /* sl_instance_next_edge gives NULL */
+	bool manual;              /* what the layer sends is published and delivered by fake_collected only */
+	void (*sent)(struct fake_flow *ff, const uint8_t *p, uint32_t len);   /* sees each DATA; may be NULL */
 	/* seen */
 	unsigned nb_opened;       /* by the layer */
 	struct fake_trace traces[FAKE_TRACES];
@@ -84,6 +86,12 @@ void fake_stop(struct fake *k);   /* stop, then frees all flows */
 
 /* The layer before opens a flow. Returns NULL if the layer refused; *status (may be NULL) then says why. */
 struct fake_flow *fake_open(struct fake *k, const void *msg, uint32_t len, uint32_t flags, int *status);
+/* Another instance had this flow: OPEN with SL_F_MOVE. NULL: refused. */
+struct fake_flow *fake_take_over(struct fake *k, uint64_t request_id, const void *msg, uint32_t len);
+void fake_resumed(struct fake_flow *ff, const struct sl_flow_marks *m);
+void fake_hand_over(struct fake_flow *ff);   /* DRAIN with SL_F_MOVE */
+/* The layer's entries on this flow are the test's now: forgets them. */
+void fake_collected(struct fake_flow *ff);
 /* What the peer can do. Each call ends a turn: due over() calls are made. */
 void fake_send(struct fake_flow *ff, const void *p, size_t len, uint32_t flags);   /* flags: SL_F_FIN or 0 */
 void fake_reset(struct fake_flow *ff, enum sl_request_status status);              /* over(status) */

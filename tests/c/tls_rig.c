@@ -103,6 +103,8 @@ int world_start(struct world *w, const struct pair *p, unsigned nb)
 	if (w->nb_keys)
 		fake_conf(&w->k, SL_CONF_TLS_TICKETS, w->keys, (uint32_t)(w->nb_keys * sizeof(w->keys[0])));
 	w->k.nb_confs = w->nb_keys ? 2 : 1;
+	if (w->pool.key[0])
+		fake_conf(&w->k, SL_CONF_TLS_POOL, &w->pool, sizeof(w->pool));
 	for (unsigned i = 0; i < nb; i++) {
 		/* more items than the fake's table has places are not needed */
 		fake_conf(&w->k, SL_CONF_TLS_CERT, p[i].cert, (uint32_t)p[i].cert_len);

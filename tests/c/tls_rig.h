@@ -38,6 +38,7 @@ struct world {
 	struct sl_tls_conf conf;
 	struct sl_ticket_key keys[3];
 	unsigned nb_keys;
+	struct sl_pool_key pool; /* all zero: no connection moves */
 };
 
 void world_conf(struct world *w);   /* zeroes *w; defaults with one ticket key */

@@ -97,7 +97,7 @@ static void serve_later(struct sl_tls_conn *c)
 		sl_timer_arm(&tls->inst->wheel, &tls->ack_timer, 1);
 }
 
-/* Tells http what the next record is. It must hold nothing that we have sent already, so that is acknowledged first. */
+/* Tells http what the next record is. All in front of it must be with tcp, and acknowledged, before. */
 static bool announce(struct sl_tls_conn *c, uint64_t what)
 {
 	struct sl_tls_stream *s = c->stream;
@@ -106,8 +106,8 @@ static bool announce(struct sl_tls_conn *c, uint64_t what)
 		s->announced = what;
 		return true;
 	}
-	if (!s->announced && what == SL_MARK_UPDATE && s->tx_unacked)
-		return false;   /* the acknowledgement is due, or waits for the ciphertext to be published */
+	if (!s->announced && what == SL_MARK_UPDATE && (s->tx_unacked || (c->wire.flow && !sl_flow_published(c->wire.flow))))
+		return false;
 	if (s->announced != what) {
 		s->announced = what;
 		sl_flow_ack(c->back, 0, sl_tls_tx_mark(s) | what);
@@ -259,9 +259,9 @@ static void acks_send(struct sl_tls_conn *c)
 		s->tx_unacked = 0;
 		s->tx_acked = sl_tls_tx_mark(s);
 	}
-	/* old secrets can be forgotten once nothing under them may be asked for again */
+	/* old secrets can be forgotten once nothing under them may be asked for again: http has to know, too */
 	if ((s->sealed_rx != s->rx.gen || s->sealed_tx != s->tx.gen) && sl_mark_gen(s->rx_acked) == s->rx.gen &&
-	    sl_mark_gen(s->tx_acked) == s->tx.gen)
+	    sl_mark_gen(s->tx_acked) == s->tx.gen && sl_flow_published(c->back))
 		s->state_due = true;
 	if (s->state_due)
 		sl_tls_state_offer(c);

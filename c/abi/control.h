@@ -146,6 +146,24 @@ enum sl_counter {
 	SL_CNT_MAX = 32,
 };
 
+/* What does an instance's bulk cryptography */
+enum sl_crypto_kind {
+	SL_CRYPTO_NONE = 0,           /* it has none, or has not measured yet */
+	SL_CRYPTO_SOFTWARE = 1,       /* OpenSSL */
+	SL_CRYPTO_MULTI_BUFFER = 2,   /* libipsec-mb */
+	SL_CRYPTO_DEVICE = 3,         /* DPDK cryptodev */
+};
+
+/* What an instance measured of it at its start, on one core */
+struct sl_crypto_figures {
+	__u32 seal_mbps[3];           /* 10^6 bytes per second in records of 256, 1400 and 16384 bytes, AES-256-GCM */
+	__u32 handshakes;             /* TLS 1.3 with ECDSA P-256, full ones, the server's share; per second */
+	__u32 fallbacks;              /* times that a device failed */
+	__u8 kind;                    /* enum sl_crypto_kind: in use now */
+	__u8 pad[3];
+};
+_Static_assert(sizeof(struct sl_crypto_figures) == 24, "no implicit padding");
+
 /* VMStatus. Writer: instance. Readers: manager, tools. */
 struct sl_vm_status {
 	__u32 seq;

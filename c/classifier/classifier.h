@@ -29,7 +29,8 @@ void sl_classifier_close(struct sl_classifier *c);   /* NULL is fine */
 /* Bit n: a router serves receive queue n. None at first: what is of a service is then dropped. */
 void sl_classifier_queues_set(struct sl_classifier *c, uint64_t queues);
 
-/* Takes another table for new flows: fd is an array map of one struct sl_maglev, and stays the caller's. When it returns, no packet uses the old table. -EINVAL: no such service, or not such a map. */
+/* Takes another table for new flows: fd is an array map of one struct sl_maglev, and stays the caller's. When it
+ * returns, no packet uses the old table. -EINVAL: no such service, or not such a map. */
 int sl_classifier_table_set(struct sl_classifier *c, uint32_t service, int fd);
 
 /* To be called before each batch: takes notice of the time and of changed services. */

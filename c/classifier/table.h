@@ -21,7 +21,7 @@ static inline uint64_t sl_words_hash(const uint64_t *words, uint32_t nb, uint64_
 
 enum {
 	SL_COPY_MAX = 256,         /* entries */
-	SL_COPY_SLOTS = 1024,      /* a power of two, well above: probes are short, and an empty slot ends each search */
+	SL_COPY_SLOTS = 1024,      /* a power of two, well above: an empty slot ends each search soon */
 	SL_COPY_KEY_LEN = 24,      /* longer keys do not fit; shorter ones are filled with zeros */
 	SL_COPY_VALUE_LEN = 20,
 };

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* How the router comes to its NIC: one file for each way, and one program for each file. nic_xsk.c: the kernel drives the
- * NIC and runs the classifier; swarmline-router. nic_dpdk.c: DPDK drives it and the classifier runs here;
+/* How the router comes to its NIC: one file for each way, and one program for each file. nic_xsk.c: the kernel drives
+ * the NIC and runs the classifier; swarmline-router. nic_dpdk.c: DPDK drives it and the classifier runs here;
  * swarmline-router-dpdk. */
 #ifndef SL_NIC_H
 #define SL_NIC_H
@@ -15,7 +15,7 @@ struct sl_nic_conf {
 	const char *ifname;                     /* AF_XDP: the interface, */
 	const char *xskmap;                     /* and the pin of the classifier's map of sockets */
 	uint32_t queues;
-	const char *device;                     /* DPDK: device and its arguments, such as 0000:01:00.0 or net_tap0,... */
+	const char *device;                     /* DPDK: device and its arguments (dpdk/eal.h), */
 	const char *pins;                       /* and the folder of the classifier's pins */
 	const char *eal[SL_NIC_EAL_MAX + 1];    /* further arguments for EAL; ends with NULL */
 	uint32_t mtu;                           /* DPDK: 0 = 1500. AF_XDP: the interface's own counts */

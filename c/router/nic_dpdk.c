@@ -20,7 +20,9 @@ bool sl_nic_conf_is_complete(const struct sl_nic_conf *conf)
 
 int sl_nic_open(struct sl_router *r, const struct sl_nic_conf *nic, char why[SL_NIC_WHY_LEN])
 {
-	struct sl_dpdk_conf conf = { .device = nic->device, .eal = nic->eal, .mtu = nic->mtu, .runtime_dir = nic->run_dir };
+	struct sl_dpdk_conf conf = {
+		.device = nic->device, .eal = nic->eal, .mtu = nic->mtu, .runtime_dir = nic->run_dir,
+	};
 	struct sl_dpdk_facts facts;
 	char text[SL_DPDK_WHY_LEN];
 	int err = sl_classifier_open(nic->pins, &r->classifier);

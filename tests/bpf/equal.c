@@ -19,7 +19,7 @@ enum {
 	FRAME_MAX = 2048,
 	NB_VERDICT = sizeof(struct sl_counters) / sizeof(uint64_t),
 	NB_VM = 3,
-	WORLD_PERIOD = 4096,   /* packets until everything is forgotten, before a map of either side must forget by itself */
+	WORLD_PERIOD = 4096,   /* packets until all is forgotten, before a map must forget by itself */
 	VMS_PERIOD = 128,      /* packets until instances come and go */
 	REDIRECT = 4,          /* XDP_REDIRECT */
 };

@@ -2,7 +2,8 @@
 """The direction of dependence, in Python and in C, read from the sources.
 
 Python: cli -> api -> manager -> {host, instances} -> _native; all of them -> policy, errors.
-C:      abi <- base <- {edge, vhost, classifier} <- {router, layers <- instance}; ebpf -> abi only; no word of Python.
+C:      abi <- base <- {edge, vhost, classifier, crypto, dpdk} <- {router, layers <- instance}; ebpf -> abi only; no
+        word of Python.
 """
 
 import ast
@@ -38,8 +39,10 @@ C_DIRECTION: dict[str, set[str]] = {
     "edge": {"base", "abi"},
     "vhost": {"base", "abi"},
     "classifier": {"base", "abi"},
-    "router": {"classifier", "vhost", "edge", "base", "abi"},
-    "layers": {"edge", "base", "abi"},
+    "dpdk": {"base", "abi"},
+    "crypto": {"dpdk", "base", "abi"},
+    "router": {"dpdk", "classifier", "vhost", "edge", "base", "abi"},
+    "layers": {"crypto", "edge", "base", "abi"},
     "instance": {"layers", "edge", "base", "abi"},
 }
 # The interface that layers implement and the instance drives is declared where it is driven.

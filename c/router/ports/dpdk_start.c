@@ -1,101 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "router/ports/dpdk_start.h"
 
-#include <rte_eal.h>
 #include <rte_errno.h>
 #include <rte_ethdev.h>
-#include <rte_log.h>
-#include <sched.h>
-#include <unistd.h>
 
 enum {
 	NB_DESC = 512,             /* of each ring, if the driver agrees */
 	NB_MBUF = 4 * NB_DESC,
 	MBUF_DATA_LEN = 2048,      /* least: some drivers take no less */
 	MTU_USUAL = 1500,
-	HUGE_WANTED = 32,          /* pages of 2 MiB */
-	ARGS_MAX = 16,
 };
-
-__attribute__((format(printf, 2, 3))) static void tell(char why[SL_DPDK_WHY_LEN], const char *fmt, ...)
-{
-	va_list args;
-
-	va_start(args, fmt);
-	vsnprintf(why, SL_DPDK_WHY_LEN, fmt, args);
-	va_end(args);
-}
-
-/* ---- EAL --------------------------------------------------------------------------------------------------------- */
-
-/* Free huge pages of any size that EAL takes, in units of 2 MiB. */
-static unsigned long huge_free(void)
-{
-	static const struct { const char *path; unsigned long units; } sizes[] = {
-		{ "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages", 1 },
-		{ "/sys/kernel/mm/hugepages/hugepages-1048576kB/free_hugepages", 512 },
-	};
-	unsigned long sum = 0, n;
-	size_t i;
-
-	for (i = 0; i < sl_nb(sizes); i++) {
-		FILE *f = fopen(sizes[i].path, "r");
-
-		if (!f)
-			continue;
-		if (fscanf(f, "%lu", &n) == 1)
-			sum += n * sizes[i].units;
-		fclose(f);
-	}
-	return sum;
-}
-
-static bool is_virtual(const char *device)
-{
-	return !strncmp(device, "net_", 4) || !strncmp(device, "eth_", 4);
-}
-
-/* EAL may keep its arguments, so they are never freed. It pins the calling thread to a core: where the router runs is
- * not EAL's business, so that is taken back. */
-static int eal_start(const struct sl_dpdk_conf *conf, char why[SL_DPDK_WHY_LEN])
-{
-	bool is_huge = !is_virtual(conf->device);   /* a device of software needs none, others may be waiting for them */
-	char *argv[ARGS_MAX + SL_DPDK_EAL_MAX] = { "swarmline-router", "--no-telemetry", "--log-level=lib.eal:error" };
-	int argc = 3, cpu = 0, i;
-	cpu_set_t cpus;
-
-	if (is_huge && huge_free() < HUGE_WANTED) {
-		tell(why, "error=\"%u free huge pages of 2 MiB are needed\" hint=\"sysctl vm.nr_hugepages\"", HUGE_WANTED);
-		return -ENOMEM;
-	}
-	if (sched_getaffinity(0, sizeof(cpus), &cpus))
-		return -errno;
-	while (cpu < CPU_SETSIZE - 1 && !CPU_ISSET(cpu, &cpus))
-		cpu++;
-	if (asprintf(&argv[argc++], "--lcores=0@%d", cpu) < 0 ||
-	    asprintf(&argv[argc++], is_huge ? "--allow=%s" : "--vdev=%s", conf->device) < 0)
-		return -ENOMEM;
-	if (is_huge) {
-		argv[argc++] = "--in-memory";
-	} else {
-		argv[argc++] = "--no-pci";
-		argv[argc++] = "--no-shconf";
-		argv[argc++] = "--no-huge";
-		argv[argc++] = "-m64";
-	}
-	for (i = 0; conf->eal[i] && i < SL_DPDK_EAL_MAX; i++)
-		argv[argc++] = strdup(conf->eal[i]);
-	if (setenv("RUNTIME_DIRECTORY", conf->runtime_dir, 1))
-		return -errno;
-	rte_openlog_stream(stderr);
-	rte_log_set_global_level(RTE_LOG_WARNING);
-	i = rte_eal_init(argc, argv);
-	sched_setaffinity(0, sizeof(cpus), &cpus);
-	if (i >= 0)
-		return 0;
-	tell(why, "step=eal error=\"%s\" hint=\"EAL's own words are above\"", rte_strerror(rte_errno));
-	return rte_errno ? -rte_errno : -ENODEV;
-}
 
 /* ---- device ------------------------------------------------------------------------------------------------------ */
 
@@ -195,6 +109,7 @@ static int device_set_up(struct sl_dpdk_device *dev, uint32_t mtu, const char **
 int sl_dpdk_device_start(struct sl_dpdk_device *dev, const struct sl_dpdk_conf *conf, struct sl_dpdk_facts *facts,
 			 char why[SL_DPDK_WHY_LEN])
 {
+	struct sl_eal_conf eal = { .device = conf->device, .args = conf->eal, .runtime_dir = conf->runtime_dir };
 	uint32_t mtu = conf->mtu ? conf->mtu : MTU_USUAL;
 	struct rte_ether_addr mac;
 	const char *step;
@@ -202,14 +117,14 @@ int sl_dpdk_device_start(struct sl_dpdk_device *dev, const struct sl_dpdk_conf *
 
 	*dev = (struct sl_dpdk_device){ .intr_fd = -1 };
 	why[0] = '\0';
-	err = mtu > SL_RTR_MTU_MAX ? -EMSGSIZE : eal_start(conf, why);
+	err = mtu > SL_RTR_MTU_MAX ? -EMSGSIZE : sl_eal_start(&eal, why);
 	if (!err) {
 		err = device_set_up(dev, mtu, &step);
 		if (!err)
 			err = rte_eth_macaddr_get(dev->id, &mac);
 		if (err)
-			tell(why, "step=%s error=\"%s\" hint=\"EAL's own words are above\"", step,
-			     err == -ENODEV ? "no Ethernet device came of it" : rte_strerror(-err));
+			snprintf(why, SL_DPDK_WHY_LEN, "step=%s error=\"%s\" hint=\"EAL's own words are above\"", step,
+				 err == -ENODEV ? "no Ethernet device came of it" : rte_strerror(-err));
 	}
 	if (err)
 		return err;

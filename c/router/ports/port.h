@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A port: where frames come from and go to, as one struct of functions. One file here per kind: xsk and dpdk (the NIC),
- * tap (process instances), vhost (virtual machines), null (tests). Ports belong to the router's one thread; no function blocks, none allocates or
- * logs after open. */
+ * tap (process instances), vhost (virtual machines), null (tests). Ports belong to the router's one thread; no function
+ * blocks, none allocates or logs after open. */
 #ifndef SL_PORT_H
 #define SL_PORT_H
 
@@ -49,8 +49,8 @@ struct sl_port_ops {
 	uint32_t (*tx_burst)(struct sl_port *port, const struct sl_frame *frames, uint32_t nb);
 	/* Releases everything, port too; NULL is fine through sl_port_close. */
 	void (*close)(struct sl_port *port);
-	/* What was lost in front of the port since it was opened; called about once a second while there is traffic. Only
-	 * ports on a NIC have it. */
+	/* What was lost in front of the port since it was opened; called about once a second while there is traffic.
+	 * Only ports on a NIC have it. */
 	void (*stats)(struct sl_port *port, struct sl_nic_stats *ret);
 };
 

@@ -1,0 +1,296 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A device behind DPDK's cryptodev: one queue pair. A batch is copied into the device's memory, handed over, and taken
+ * back when all of it is done, so nothing of the caller's changes if it never is. */
+#include <openssl/crypto.h>
+#include <rte_cryptodev.h>
+#include <rte_errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "crypto/aead.h"
+#include "dpdk/eal.h"
+
+enum {
+	NB_KEYS = 4096,
+	NB_OPS = 4 * SL_AEAD_BATCH,         /* a batch that a device did not give back is lost to us */
+	NB_DESC = 128,
+	DATA_LEN = SL_AEAD_LEN_MAX + SL_AEAD_TAG_LEN + 1,
+	STUCK_NS = 50000000,                /* without any progress: the device is broken */
+	/* behind each operation */
+	AT_IV = sizeof(struct rte_crypto_op) + sizeof(struct rte_crypto_sym_op),
+	AT_HEAD = AT_IV + 16,               /* drivers may read whole blocks of it */
+	AT_BATCH = AT_HEAD + 32,
+	PRIVATE_LEN = 16 + 32 + 16,
+};
+
+struct device {
+	struct sl_aead_engine engine;
+	uint8_t id;
+	bool has[SL_AEAD_ALG_NB];
+	uint32_t batch;                     /* number of the last one */
+	struct rte_mempool *sessions, *ops, *mbufs;
+};
+
+static struct device *device_of(struct sl_aead_engine *e)
+{
+	return sl_container_of(e, struct device, engine);
+}
+
+static enum rte_crypto_aead_algorithm algorithm_of(enum sl_aead_alg alg)
+{
+	return alg == SL_AEAD_CHACHA20_POLY1305 ? RTE_CRYPTO_AEAD_CHACHA20_POLY1305 : RTE_CRYPTO_AEAD_AES_GCM;
+}
+
+/* ---- keys -------------------------------------------------------------------------------------------------------- */
+
+static int device_key_make(struct sl_aead_engine *e, const struct sl_aead_secret *secret, void **ret)
+{
+	struct device *d = device_of(e);
+	struct rte_crypto_sym_xform x = {
+		.type = RTE_CRYPTO_SYM_XFORM_AEAD,
+		.aead = {
+			.op = secret->seals ? RTE_CRYPTO_AEAD_OP_ENCRYPT : RTE_CRYPTO_AEAD_OP_DECRYPT,
+			.algo = algorithm_of(secret->alg),
+			.key = { secret->key, (uint16_t)sl_aead_key_len(secret->alg) },
+			.iv = { AT_IV, SL_AEAD_IV_LEN },
+			.digest_length = SL_AEAD_TAG_LEN, .aad_length = SL_AEAD_HEAD_LEN,
+		},
+	};
+
+	if (!d->has[secret->alg])
+		return -EOPNOTSUPP;
+	*ret = rte_cryptodev_sym_session_create(d->id, &x, d->sessions);
+	return *ret ? 0 : -ENOSPC;
+}
+
+static void device_key_free(struct sl_aead_engine *e, void *key)
+{
+	rte_cryptodev_sym_session_free(device_of(e)->id, key);
+}
+
+/* ---- work -------------------------------------------------------------------------------------------------------- */
+
+static uint32_t *batch_of(struct rte_crypto_op *c)
+{
+	return rte_crypto_op_ctod_offset(c, uint32_t *, AT_BATCH);
+}
+
+/* The record is wiped: it may be secret. */
+static void op_free(struct rte_crypto_op *c)
+{
+	struct rte_mbuf *m = c->sym->m_src;
+
+	OPENSSL_cleanse(rte_pktmbuf_mtod(m, void *), m->data_len);
+	rte_pktmbuf_free(m);
+	rte_crypto_op_free(c);
+}
+
+static void fill(struct rte_crypto_op *c, struct rte_mbuf *m, void *session, const struct sl_aead_op *op)
+{
+	uint32_t tail_len = op->tail >= 0, len = op->len + tail_len;
+	uint8_t *data = (uint8_t *)rte_pktmbuf_append(m, (uint16_t)(len + SL_AEAD_TAG_LEN));   /* fits */
+	uint8_t *head = rte_crypto_op_ctod_offset(c, uint8_t *, AT_HEAD);
+
+	memcpy(data, op->in, op->len);
+	if (tail_len)
+		data[op->len] = (uint8_t)op->tail;
+	if (!sl_aead_op_seals(op))
+		memcpy(data + len, op->tag, SL_AEAD_TAG_LEN);
+	sl_aead_nonce(op, rte_crypto_op_ctod_offset(c, uint8_t *, AT_IV));
+	memcpy(head, op->head, SL_AEAD_HEAD_LEN);
+	rte_crypto_op_attach_sym_session(c, session);
+	c->sym->m_src = m;
+	c->sym->aead.data.offset = 0;
+	c->sym->aead.data.length = len;
+	c->sym->aead.aad.data = head;
+	c->sym->aead.aad.phys_addr = rte_crypto_op_ctophys_offset(c, AT_HEAD);
+	c->sym->aead.digest.data = data + len;
+	c->sym->aead.digest.phys_addr = rte_pktmbuf_iova_offset(m, len);
+}
+
+/* Takes back what is done. Returns how many of this batch there were; what comes of former ones, from before the device
+ * was revived, is thrown away. */
+static uint32_t take_back(struct device *d)
+{
+	struct rte_crypto_op *done[SL_AEAD_BATCH];
+	uint32_t n = rte_cryptodev_dequeue_burst(d->id, 0, done, SL_AEAD_BATCH), i, ours = 0;
+
+	for (i = 0; i < n; i++) {
+		if (*batch_of(done[i]) == d->batch)
+			ours++;
+		else
+			op_free(done[i]);
+	}
+	return ours;
+}
+
+/* Hands all over and takes all back, in whatever order. False: the device has stopped; those it has are its own until
+ * it gives them back, the others are freed. */
+static bool exchange(struct device *d, struct rte_crypto_op **ops, uint32_t nb)
+{
+	uint64_t progress_ns = sl_now_ns();
+	uint32_t sent = 0, taken = 0, in, out;
+
+	while (taken < nb) {
+		in = sent < nb ? rte_cryptodev_enqueue_burst(d->id, 0, ops + sent, (uint16_t)(nb - sent)) : 0;
+		out = take_back(d);
+		sent += in;
+		taken += out;
+		if (in || out) {
+			progress_ns = sl_now_ns();
+		} else if (sl_now_ns() - progress_ns > STUCK_NS) {
+			while (sent < nb)
+				op_free(ops[sent++]);
+			return false;
+		}
+	}
+	return true;
+}
+
+static int status_of(const struct rte_crypto_op *c)
+{
+	if (c->status == RTE_CRYPTO_OP_STATUS_SUCCESS)
+		return 0;
+	return c->status == RTE_CRYPTO_OP_STATUS_AUTH_FAILED ? -EBADMSG : -EIO;
+}
+
+static void take(const struct rte_crypto_op *c, struct sl_aead_op *op)
+{
+	uint32_t len = op->len + (op->tail >= 0);
+	const uint8_t *data = rte_pktmbuf_mtod(c->sym->m_src, const uint8_t *);
+
+	op->status = status_of(c);
+	if (op->status)
+		return;
+	memcpy(op->out, data, len);
+	if (sl_aead_op_seals(op))
+		memcpy(op->tag, data + len, SL_AEAD_TAG_LEN);
+}
+
+static int device_run(struct sl_aead_engine *e, void *const *keys, struct sl_aead_op *ops, uint32_t nb)
+{
+	struct rte_crypto_op *cops[SL_AEAD_BATCH];
+	struct rte_mbuf *mbufs[SL_AEAD_BATCH];
+	struct device *d = device_of(e);
+	int err = 0;
+	uint32_t i;
+
+	if (rte_pktmbuf_alloc_bulk(d->mbufs, mbufs, nb))
+		return -EIO;
+	if (rte_crypto_op_bulk_alloc(d->ops, RTE_CRYPTO_OP_TYPE_SYMMETRIC, cops, (uint16_t)nb) != nb) {
+		rte_pktmbuf_free_bulk(mbufs, nb);
+		return -EIO;
+	}
+	d->batch++;
+	for (i = 0; i < nb; i++) {
+		fill(cops[i], mbufs[i], keys[i], &ops[i]);
+		*batch_of(cops[i]) = d->batch;
+	}
+	if (!exchange(d, cops, nb))
+		return -EIO;
+	for (i = 0; !err && i < nb; i++)
+		err = status_of(cops[i]) == -EIO ? -EIO : 0;
+	for (i = 0; !err && i < nb; i++)
+		take(cops[i], &ops[i]);
+	for (i = 0; i < nb; i++)
+		op_free(cops[i]);
+	return err;
+}
+
+/* ---- life -------------------------------------------------------------------------------------------------------- */
+
+static void device_close(struct sl_aead_engine *e)
+{
+	struct device *d = device_of(e);
+
+	rte_cryptodev_stop(d->id);
+	rte_cryptodev_close(d->id);
+	rte_mempool_free(d->mbufs);
+	rte_mempool_free(d->ops);
+	rte_mempool_free(d->sessions);
+	free(d);
+}
+
+/* Which of our algorithms the device has, in the form that TLS needs. */
+static bool algorithms_find(struct device *d)
+{
+	bool any = false;
+	enum sl_aead_alg alg;
+
+	for (alg = 0; alg < SL_AEAD_ALG_NB; alg++) {
+		struct rte_cryptodev_sym_capability_idx idx = {
+			.type = RTE_CRYPTO_SYM_XFORM_AEAD, .algo.aead = algorithm_of(alg),
+		};
+		const struct rte_cryptodev_symmetric_capability *cap = rte_cryptodev_sym_capability_get(d->id, &idx);
+
+		d->has[alg] = cap && !rte_cryptodev_sym_capability_check_aead(cap, (uint16_t)sl_aead_key_len(alg),
+									      SL_AEAD_TAG_LEN, SL_AEAD_HEAD_LEN,
+									      SL_AEAD_IV_LEN);
+		any |= d->has[alg];
+	}
+	return any;
+}
+
+static int pools_make(struct device *d)
+{
+	uint32_t session_len = rte_cryptodev_sym_get_private_session_size(d->id);
+
+	d->sessions = rte_cryptodev_sym_session_pool_create("keys", NB_KEYS, session_len, 0, 0, SOCKET_ID_ANY);
+	d->ops = rte_crypto_op_pool_create("records", RTE_CRYPTO_OP_TYPE_SYMMETRIC, NB_OPS, 0, PRIVATE_LEN,
+					   SOCKET_ID_ANY);
+	d->mbufs = rte_pktmbuf_pool_create("bodies", NB_OPS, 0, 0, RTE_ALIGN(DATA_LEN + RTE_PKTMBUF_HEADROOM, 64),
+					   SOCKET_ID_ANY);
+	return d->sessions && d->ops && d->mbufs ? 0 : -ENOMEM;
+}
+
+static int device_start(struct device *d, const char **step)
+{
+	struct rte_cryptodev_config conf = { .nb_queue_pairs = 1, .socket_id = SOCKET_ID_ANY };
+	struct rte_cryptodev_qp_conf qp = { .nb_descriptors = NB_DESC };
+	int err;
+
+	*step = "find";
+	while (!rte_cryptodev_is_valid_dev(d->id))
+		if (++d->id == RTE_CRYPTO_MAX_DEVS)
+			return -ENODEV;
+	*step = "algorithms: neither AES-GCM nor ChaCha20-Poly1305";
+	if (!algorithms_find(d))
+		return -ENOTSUP;
+	*step = "memory";
+	err = pools_make(d);
+	if (err)
+		return err;
+	*step = "start";
+	conf.socket_id = rte_cryptodev_socket_id(d->id);
+	conf.ff_disable = RTE_CRYPTODEV_FF_ASYMMETRIC_CRYPTO | RTE_CRYPTODEV_FF_SECURITY;
+	err = rte_cryptodev_configure(d->id, &conf);
+	qp.mp_session = d->sessions;
+	if (!err)
+		err = rte_cryptodev_queue_pair_setup(d->id, 0, &qp, conf.socket_id);
+	return err ? err : rte_cryptodev_start(d->id);
+}
+
+int sl_aead_device_open(const struct sl_aead_device_conf *conf, struct sl_aead_engine **ret, char *why)
+{
+	static const struct sl_aead_engine_ops ops = { device_key_make, device_key_free, device_run, device_close };
+	struct sl_eal_conf eal = { .device = conf->device, .args = conf->eal, .runtime_dir = conf->runtime_dir };
+	struct device *d = calloc(1, sizeof(*d));
+	const char *step;
+	int err;
+
+	if (!d)
+		return -ENOMEM;
+	d->engine = (struct sl_aead_engine){ &ops, SL_CRYPTO_DEVICE };
+	err = sl_eal_start(&eal, why);
+	if (!err) {
+		err = device_start(d, &step);
+		if (err)
+			snprintf(why, SL_AEAD_WHY_LEN, "step=\"%s\" error=\"%s\"", step, rte_strerror(-err));
+	}
+	if (err) {
+		free(d);
+		return err;
+	}
+	*ret = &d->engine;
+	return 0;
+}

@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "crypto/measure.h"
+
+#include <openssl/err.h>
+#include <openssl/ssl.h>
+#include <openssl/x509.h>
+#include <stdlib.h>
+
+enum { SIZES = 3, BATCH = SL_AEAD_BATCH };
+
+static const uint32_t sizes[SIZES] = { 256, 1400, 16384 };
+
+/* ---- records ----------------------------------------------------------------------------------------------------- */
+
+struct rig {
+	struct sl_aead_key *key;
+	uint64_t seq;
+	uint8_t head[SL_AEAD_HEAD_LEN];
+	uint8_t in[16384];
+	uint8_t out[BATCH][16384 + 1 + SL_AEAD_TAG_LEN];
+	struct sl_aead_op ops[BATCH];
+};
+
+static uint32_t mbps(struct sl_aead *a, struct rig *r, uint32_t len, uint64_t budget_ns)
+{
+	uint64_t start, now, bytes = 0;
+	uint32_t i;
+
+	start = sl_now_ns();
+	do {
+		for (i = 0; i < BATCH; i++)
+			r->ops[i] = (struct sl_aead_op){ .key = r->key, .seq = r->seq++, .head = r->head, .in = r->in,
+							 .out = r->out[i], .tag = r->out[i] + len + 1, .len = len,
+							 .tail = 23 };
+		sl_aead_run(a, r->ops, BATCH);
+		bytes += (uint64_t)BATCH * len;
+		now = sl_now_ns();
+	} while (now - start < budget_ns);
+	return (uint32_t)(bytes * 1000 / (now - start));
+}
+
+int sl_measure_seal(struct sl_aead *a, uint64_t budget_ns, struct sl_crypto_figures *ret)
+{
+	static const uint8_t key[SL_AEAD_KEY_MAX] = { 1 }, iv[SL_AEAD_IV_LEN] = { 2 };
+	struct sl_aead_secret secret = { SL_AEAD_AES_256_GCM, true, key };
+	struct rig *r = calloc(1, sizeof(*r));
+	int i, err = r ? sl_aead_key_make(a, &secret, iv, &r->key) : -ENOMEM;
+
+	for (i = 0; !err && i < SIZES; i++) {
+		mbps(a, r, sizes[i], 0);    /* warm */
+		ret->seal_mbps[i] = mbps(a, r, sizes[i], budget_ns);
+	}
+	if (r)
+		sl_aead_key_free(a, r->key);
+	free(r);
+	ret->kind = (uint8_t)sl_aead_kind(a);
+	ret->fallbacks = sl_aead_fallbacks(a);
+	return err;
+}
+
+uint64_t sl_measure_cost_ns(const struct sl_crypto_figures *f)
+{
+	uint64_t sum = 0;
+	int i;
+
+	for (i = 0; i < SIZES; i++)
+		sum += f->seal_mbps[i] ? (uint64_t)sizes[i] * 1000 / f->seal_mbps[i] : UINT32_MAX;
+	return sum;
+}
+
+/* ---- handshakes -------------------------------------------------------------------------------------------------- */
+
+/* A certificate that nobody will ever check. */
+static X509 *certificate_make(EVP_PKEY *key)
+{
+	X509 *x = X509_new();
+	bool good = x && X509_set_version(x, 2) && ASN1_INTEGER_set(X509_get_serialNumber(x), 1) &&
+		    X509_gmtime_adj(X509_getm_notBefore(x), 0) && X509_gmtime_adj(X509_getm_notAfter(x), 3600) &&
+		    X509_set_pubkey(x, key) && X509_sign(x, key, EVP_sha256());
+
+	if (good)
+		return x;
+	X509_free(x);
+	return NULL;
+}
+
+static SSL_CTX *server_make(void)
+{
+	SSL_CTX *ctx = SSL_CTX_new(TLS_server_method());
+	EVP_PKEY *key = EVP_EC_gen("P-256");
+	X509 *x = key ? certificate_make(key) : NULL;
+	bool good = ctx && x && SSL_CTX_use_certificate(ctx, x) == 1 && SSL_CTX_use_PrivateKey(ctx, key) == 1 &&
+		    SSL_CTX_set_min_proto_version(ctx, TLS1_3_VERSION) && SSL_CTX_set_num_tickets(ctx, 0);
+
+	X509_free(x);
+	EVP_PKEY_free(key);
+	if (good)
+		return ctx;
+	SSL_CTX_free(ctx);
+	return NULL;
+}
+
+/* One side's turn. False: it failed, or waits although there is something to read. */
+static bool turn(SSL *ssl, uint64_t *spent_ns)
+{
+	uint64_t start = sl_now_ns();
+	int r = SSL_do_handshake(ssl);
+
+	*spent_ns += sl_now_ns() - start;
+	return r == 1 || SSL_get_error(ssl, r) == SSL_ERROR_WANT_READ;
+}
+
+/* Both sides in turns, over a pair of memories. */
+static bool handshake(SSL_CTX *server_ctx, SSL_CTX *client_ctx, uint64_t *server_ns, uint64_t *client_ns)
+{
+	SSL *server = SSL_new(server_ctx), *client = SSL_new(client_ctx);
+	BIO *one = NULL, *other = NULL;
+	bool good = server && client && BIO_new_bio_pair(&one, 0, &other, 0);
+	int i;
+
+	if (good) {
+		SSL_set_bio(server, one, one);
+		SSL_set_bio(client, other, other);
+		SSL_set_accept_state(server);
+		SSL_set_connect_state(client);
+		for (i = 0; good && i < 4 && !(SSL_is_init_finished(server) && SSL_is_init_finished(client)); i++)
+			good = turn(client, client_ns) && turn(server, server_ns);
+		good = good && SSL_is_init_finished(server);
+	}
+	SSL_free(server);
+	SSL_free(client);
+	return good;
+}
+
+int sl_measure_handshakes(uint64_t budget_ns, uint32_t *ret)
+{
+	SSL_CTX *server = server_make(), *client = SSL_CTX_new(TLS_client_method());
+	uint64_t server_ns = 0, client_ns = 0, nb = 0;
+	bool good = server && client;
+
+	while (good && (!nb || server_ns + client_ns < budget_ns)) {
+		good = handshake(server, client, &server_ns, &client_ns);
+		nb++;
+	}
+	SSL_CTX_free(server);
+	SSL_CTX_free(client);
+	ERR_clear_error();
+	if (!good)
+		return -EIO;
+	*ret = (uint32_t)(nb * 1000000000 / sl_max(server_ns, (uint64_t)1));
+	return 0;
+}
+
+/* ---- choice ------------------------------------------------------------------------------------------------------ */
+
+/* Keeps whichever of *best and engine's is faster. The engine is taken over. */
+static int better(struct sl_aead_engine *engine, uint64_t budget_ns, struct sl_aead **best,
+		  struct sl_crypto_figures *best_figures)
+{
+	struct sl_crypto_figures f = { 0 };
+	struct sl_aead *a;
+	int err = sl_aead_open(engine, &a);
+
+	if (err) {
+		if (engine)
+			engine->ops->close(engine);
+		return err;
+	}
+	err = sl_measure_seal(a, budget_ns, &f);
+	if (err || (*best && (sl_aead_is_broken(a) || sl_measure_cost_ns(&f) >= sl_measure_cost_ns(best_figures)))) {
+		sl_aead_close(a);
+		return err;
+	}
+	sl_aead_close(*best);
+	*best = a;
+	*best_figures = f;
+	return 0;
+}
+
+int sl_measure_choose(struct sl_aead_engine *device, uint64_t budget_ns, struct sl_aead **ret,
+		      struct sl_crypto_figures *figures)
+{
+	struct sl_aead_engine *multi;
+	struct sl_aead *best = NULL;
+	int err = better(NULL, budget_ns, &best, figures);
+
+	if (!err && !sl_aead_multi_open(&multi))
+		err = better(multi, budget_ns, &best, figures);
+	if (device && !err)
+		err = better(device, budget_ns, &best, figures);
+	else if (device)
+		device->ops->close(device);
+	if (err) {
+		sl_aead_close(best);
+		return err;
+	}
+	*ret = best;
+	return 0;
+}

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from typing import Any
 
 from pipeline.actor import Member
@@ -56,6 +57,7 @@ def _instance(instance: Instance, report: Report | None, member: Member | None) 
         "busy_ns": report.busy_ns if report else 0,
         "latency": list(report.latency) if report else [],
         "counters": {name: n for name, n in report.counters.items() if n} if report else {},
+        **({"crypto": asdict(own.crypto)} if own and own.crypto else {}),
         "error": report.text if report else "",
     }
 

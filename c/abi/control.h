@@ -190,9 +190,10 @@ struct sl_vm_status {
 	__u64 counters[SL_CNT_MAX];  /* by enum sl_counter */
 	__u64 latency[SL_LATENCY_MAX];   /* answers that took 2^n ... 2^(n + 1) µs; the first also less, the last also more. tcp: accept to
 					    first answer; tls: handshake; http, app: request to end of answer */
+	struct sl_crypto_figures crypto;   /* tls */
 	__u8 text[SL_TEXT_LEN];      /* last error in words, zero-terminated */
 };
-_Static_assert(sizeof(struct sl_vm_status) == 744, "no implicit padding");
+_Static_assert(sizeof(struct sl_vm_status) == 768, "no implicit padding");
 
 enum sl_trace_point {
 	SL_TRACE_ACCEPT = 1,     /* tcp: connection accepted */

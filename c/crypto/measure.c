@@ -6,7 +6,7 @@
 #include <openssl/x509.h>
 #include <stdlib.h>
 
-enum { SIZES = 3, BATCH = SL_AEAD_BATCH };
+enum { SIZES = 3, BATCH = SL_AEAD_BATCH, SOFT_BATCH_LEN = 16384 };
 
 static const uint32_t sizes[SIZES] = { 256, 1400, 16384 };
 
@@ -23,17 +23,18 @@ struct rig {
 
 static uint32_t mbps(struct sl_aead *a, struct rig *r, uint32_t len, uint64_t budget_ns)
 {
+	/* a device needs many at a time to be fast; a processor does not, and a slow one should not overrun the budget */
+	uint32_t nb = sl_aead_kind(a) == SL_CRYPTO_DEVICE ? BATCH : sl_min((uint32_t)BATCH, SOFT_BATCH_LEN / len), i;
 	uint64_t start, now, bytes = 0;
-	uint32_t i;
 
 	start = sl_now_ns();
 	do {
-		for (i = 0; i < BATCH; i++)
+		for (i = 0; i < nb; i++)
 			r->ops[i] = (struct sl_aead_op){ .key = r->key, .seq = r->seq++, .head = r->head, .in = r->in,
 							 .out = r->out[i], .tag = r->out[i] + len + 1, .len = len,
 							 .tail = 23 };
-		sl_aead_run(a, r->ops, BATCH);
-		bytes += (uint64_t)BATCH * len;
+		sl_aead_run(a, r->ops, nb);
+		bytes += (uint64_t)nb * len;
 		now = sl_now_ns();
 	} while (now - start < budget_ns);
 	return (uint32_t)(bytes * 1000 / (now - start));
@@ -148,52 +149,5 @@ int sl_measure_handshakes(uint64_t budget_ns, uint32_t *ret)
 	if (!good)
 		return -EIO;
 	*ret = (uint32_t)(nb * 1000000000 / sl_max(server_ns, (uint64_t)1));
-	return 0;
-}
-
-/* ---- choice ------------------------------------------------------------------------------------------------------ */
-
-/* Keeps whichever of *best and engine's is faster. The engine is taken over. */
-static int better(struct sl_aead_engine *engine, uint64_t budget_ns, struct sl_aead **best,
-		  struct sl_crypto_figures *best_figures)
-{
-	struct sl_crypto_figures f = { 0 };
-	struct sl_aead *a;
-	int err = sl_aead_open(engine, &a);
-
-	if (err) {
-		if (engine)
-			engine->ops->close(engine);
-		return err;
-	}
-	err = sl_measure_seal(a, budget_ns, &f);
-	if (err || (*best && (sl_aead_is_broken(a) || sl_measure_cost_ns(&f) >= sl_measure_cost_ns(best_figures)))) {
-		sl_aead_close(a);
-		return err;
-	}
-	sl_aead_close(*best);
-	*best = a;
-	*best_figures = f;
-	return 0;
-}
-
-int sl_measure_choose(struct sl_aead_engine *device, uint64_t budget_ns, struct sl_aead **ret,
-		      struct sl_crypto_figures *figures)
-{
-	struct sl_aead_engine *multi;
-	struct sl_aead *best = NULL;
-	int err = better(NULL, budget_ns, &best, figures);
-
-	if (!err && !sl_aead_multi_open(&multi))
-		err = better(multi, budget_ns, &best, figures);
-	if (device && !err)
-		err = better(device, budget_ns, &best, figures);
-	else if (device)
-		device->ops->close(device);
-	if (err) {
-		sl_aead_close(best);
-		return err;
-	}
-	*ret = best;
 	return 0;
 }

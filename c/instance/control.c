@@ -294,6 +294,7 @@ void sl_status_publish(struct sl_runner *r, bool tell)
 	s->bytes_out = r->inst.bytes_out;
 	memcpy(s->counters, r->inst.counters, sizeof(s->counters));
 	memcpy(s->latency, r->inst.latency, sizeof(s->latency));
+	s->crypto = r->inst.crypto;
 	memcpy(s->text, r->error, sizeof(s->text));
 	seq_end(&s->seq);
 	if (tell)

@@ -20,7 +20,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pipeline._native import ffi, lib
-from pipeline.policy.model import EDGES_MAX, SERVICE_MAX, IPAddress, LayerId, Side, VmState, VMStatus
+from pipeline.policy.model import EDGES_MAX, SERVICE_MAX, Crypto, IPAddress, LayerId, Side, VmState, VMStatus
 
 PAGE = 4096
 ASSIGNMENT_OFF = PAGE
@@ -48,6 +48,7 @@ def _names(enum: str, prefix: str) -> Mapping[int, str]:
 
 COUNTERS = _names("sl_counter", "SL_CNT_")
 TRACE_POINTS = _names("sl_trace_point", "SL_TRACE_")
+CRYPTO_KINDS = _names("sl_crypto_kind", "SL_CRYPTO_")
 
 
 class Command(IntEnum):
@@ -389,7 +390,7 @@ def _report(vm_id: int, raw: Any) -> Report:
         vm_id=vm_id, protocol_layers=_layers(raw), state=state, load=min(raw.load, 1000),
         available_capacity=min(raw.available_capacity, 1000), hardware_affinity=raw.hardware_affinity,
         active_flows=raw.active_flows, queue_depth=raw.queue_depth, oldest_ns=raw.oldest_ns,
-        heartbeat_ns=min(raw.heartbeat_ns, time.monotonic_ns()))
+        heartbeat_ns=min(raw.heartbeat_ns, time.monotonic_ns()), crypto=_crypto(raw.crypto))
     text = bytes(ffi.buffer(raw.text)).split(b"\0", 1)[0].decode(errors="replace")
     return Report(
         status=status, cmd_seen=raw.cmd_seen, assignment_seen=raw.assignment_seen,
@@ -397,6 +398,12 @@ def _report(vm_id: int, raw: Any) -> Report:
         bytes_in=raw.bytes_in, bytes_out=raw.bytes_out,
         counters={name: raw.counters[number] for number, name in COUNTERS.items()}, latency=tuple(raw.latency),
         text="".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))
+
+
+def _crypto(raw: Any) -> Crypto | None:
+    if raw.kind == lib.SL_CRYPTO_NONE or raw.kind not in CRYPTO_KINDS:
+        return None
+    return Crypto(CRYPTO_KINDS[raw.kind], tuple(raw.seal_mbps), raw.handshakes, raw.fallbacks)
 
 
 def _layers(raw: Any) -> tuple[LayerId, ...]:

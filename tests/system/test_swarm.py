@@ -48,6 +48,16 @@ def test_curl(swarm: Swarm, scheme: str, host: str) -> None:
     assert curl(swarm.lab.client, f"{scheme}://{host}/echo", "--data", "hello") == b"hello"
 
 
+def test_tls_instances_say_how_fast_they_are(swarm: Swarm) -> None:
+    """Measured by each at its start; the other layers have nothing to say."""
+    figures = [i["crypto"] for i in swarm.instances("tls")]
+    assert len(figures) == 2
+    for f in figures:
+        assert f["kind"] == "software" and f["fallbacks"] == 0
+        assert len(f["seal_mbps"]) == 3 and all(n > 0 for n in f["seal_mbps"]) and f["handshakes"] > 0
+    assert all("crypto" not in i for layer in ("tcp", "http", "app") for i in swarm.instances(layer))
+
+
 def test_ten_thousand_requests(swarm: Swarm) -> None:
     """50 connections, every body checked by hash, and every request counted once at each layer."""
     connections, each = 50, 200

@@ -90,7 +90,7 @@ struct sl_peer {
 	__u8 pad0[56];
 	/* line 1: written once per turn of the loop at most */
 	__u64 heartbeat_ns;
-	__u32 depth;         /* load as select_best_vm compares it: open flows and queued entries */
+	__u32 depth;         /* load as select_best_vm compares it: open flows; what is queued each sender knows itself */
 	__u32 load;          /* busy share of the last interval, 0 ... 1000 */
 	__u16 vm_id;
 	__u8 state;          /* enum sl_vm_state */

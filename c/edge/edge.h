@@ -156,7 +156,8 @@ void sl_edge_sleep_set(struct sl_edge *e, bool asleep);
 
 /* --- one level below flows: what they, tests and benchmarks are made of --- */
 
-/* The active receiver that is less loaded of two drawn by weight, or NULL. ≤ 15 ns for any number of receivers. */
+/* The active receiver that is, for its weight, less loaded of two drawn by weight, or NULL. ≤ 15 ns for any number of
+ * receivers. */
 struct sl_link *sl_select_best_vm(struct sl_edge *e);
 
 /* Writes one entry into the ring towards the link's peer: op, flags, status, length, flow_id, request_id of *p are

@@ -65,11 +65,12 @@ static uint64_t draw(struct sl_edge *e)
 	return x * 0x2545f4914f6cdd1du;
 }
 
-static struct sl_link *alias_draw(const struct sl_alias *a, uint64_t r)
+/* Index of the one drawn. */
+static uint32_t alias_draw(const struct sl_alias *a, uint64_t r)
 {
 	uint32_t i = (uint32_t)(((r >> 32) * a->nb) >> 32);
 
-	return a->link[(uint32_t)r <= a->cut[i] ? i : a->alias[i]];
+	return (uint32_t)r <= a->cut[i] ? i : a->alias[i];
 }
 
 /* What the receiver says of itself, and what we know that it holds of ours. */
@@ -78,13 +79,21 @@ static uint64_t depth(const struct sl_link *l)
 	return (uint64_t)sl_peek_u32(&l->peer->depth) + (l->tx.prod - l->tx.oldest);
 }
 
+/* Two different ones, or one that is stuck would go on getting what is drawn twice. Depth counts by weight: who has four
+ * times the power may have four times as much. Equals: the first, so by weight again. */
 struct sl_link *sl_select_best_vm(struct sl_edge *e)
 {
-	struct sl_link *a, *b;
+	const struct sl_alias *all = &e->alias;
+	const struct sl_link *a, *b;
+	uint32_t i, k;
 
-	if (e->alias.nb < 2)
-		return e->alias.nb ? e->alias.link[0] : NULL;
-	a = alias_draw(&e->alias, draw(e));
-	b = alias_draw(&e->alias, draw(e));
-	return depth(b) < depth(a) ? b : a;
+	if (all->nb < 2)
+		return all->nb ? all->link[0] : NULL;
+	i = alias_draw(all, draw(e));
+	k = alias_draw(all, draw(e));
+	if (k == i)
+		k = i + 1 < all->nb ? i + 1 : 0;
+	a = all->link[i];
+	b = all->link[k];
+	return all->link[depth(b) * a->weight < depth(a) * b->weight ? k : i];
 }

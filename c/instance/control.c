@@ -251,13 +251,12 @@ static void load_measure(struct sl_runner *r)
 	r->busy_since = now;
 }
 
-static void peer_lines_post(struct sl_runner *r, uint32_t depth)
+static void peer_lines_post(struct sl_runner *r)
 {
 	for (unsigned i = 0; i < r->nb_edges; i++) {
 		struct sl_peer *self = r->edges[i]->self;
 
 		sl_post_u64(&self->heartbeat_ns, r->inst.now_ns);
-		sl_post_u32(&self->depth, depth);
 		sl_post_u32(&self->load, r->load);
 		__atomic_store_n(&self->state, r->inst.state, __ATOMIC_RELAXED);
 	}
@@ -269,7 +268,7 @@ void sl_status_publish(struct sl_runner *r, bool tell)
 	uint32_t depth = pending_entries(r);
 
 	load_measure(r);
-	peer_lines_post(r, depth + r->inst.active_flows);
+	peer_lines_post(r);
 	r->published_ns = r->inst.now_ns;
 	seq_begin(&s->seq);
 	s->vm_id = r->inst.vm_id;

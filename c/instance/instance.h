@@ -44,6 +44,7 @@ struct sl_runner {
 	uint64_t awake_since;                 /* start of the present stretch of work */
 	uint64_t busy_ns, busy_before, busy_since;
 	uint32_t load;
+	uint32_t depth;                       /* as the peers see it */
 	bool server_gone;                     /* the holder died: no joins and leaves any more, work goes on */
 	bool stopping;
 	struct epoll_event *batch;            /* events being handled, so that sl_watch_del can forget those of a freed watch */

@@ -80,10 +80,22 @@ static void edges_sleep_set(struct sl_runner *r, bool asleep)
 		sl_edge_sleep_set(r->edges[i], asleep);
 }
 
+/* Senders compare it with each new flow: what it was at the last heartbeat would send all that comes until the next one
+ * to whoever was idle just then. */
+static void depth_post(struct sl_runner *r)
+{
+	if (r->depth == r->inst.active_flows)
+		return;
+	r->depth = r->inst.active_flows;
+	for (unsigned i = 0; i < r->nb_edges; i++)
+		sl_post_u32(&r->edges[i]->self->depth, r->depth);
+}
+
 static void turn_end(struct sl_runner *r)
 {
 	for (unsigned i = 0; i < r->nb_edges; i++)
 		sl_edge_turn_end(r->edges[i]);
+	depth_post(r);
 }
 
 static int events_handle(struct sl_runner *r, int timeout_ms)

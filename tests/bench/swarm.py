@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +45,7 @@ certificates = [{{cert = "{folder}/cert.pem", key = "{folder}/key.pem"}}]
 [layer.http]
 instances = 1
 [layer.app]
-instances = 1
+instances = {apps}
 root = "{folder}/site"
 """
 
@@ -97,8 +97,9 @@ class Server:
         return f"{scheme}://{self.addr}/{FILE}"
 
 
-def _do(*argv: str, timeout: float = 60) -> str:
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=timeout)
+def _do(*argv: str, timeout: float = 60, environ: Mapping[str, str] | None = None) -> str:
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=timeout,
+                          env={**os.environ, **(environ or {})})
     if done.returncode:
         raise CannotMeasure(f"{' '.join(argv)}: {done.stderr.strip() or done.stdout.strip()}")
     return done.stdout
@@ -129,15 +130,17 @@ def site_made() -> Iterator[Path]:
 
 
 @contextmanager
-def swarm_up(folder: Path, prefix: str, pinned: bool = True) -> Iterator[Server]:
-    """One instance of each layer, all of it on core 0 if pinned."""
+def swarm_up(
+    folder: Path, prefix: str, pinned: bool = True, apps: int = 1, environ: Mapping[str, str] | None = None
+) -> Iterator[Server]:
+    """One instance of each layer (and so many of app), all of it on core 0 if pinned."""
     config, run_dir = folder / "swarm.toml", folder / "run"
-    config.write_text(_SWARM.format(prefix=prefix, folder=folder))
+    config.write_text(_SWARM.format(prefix=prefix, folder=folder, apps=apps))
     program = str(Path(sys.executable).parent / "swarmline")
     with lab_made(prefix):
         try:
             pin = ["taskset", "-c", SERVER_CORE] if pinned else []
-            _do(*pin, program, "up", str(config), "--detach", f"--run-dir={run_dir}")
+            _do(*pin, program, "up", str(config), "--detach", f"--run-dir={run_dir}", environ=environ)
             if pinned:
                 _check_pinned(run_dir)
             yield Server(f"{prefix}-client", "10.77.0.10", run_dir)

@@ -565,7 +565,13 @@ static void draw_follows_weights(void **state)
 	memset(hits, 0, sizeof(hits));
 	for (int i = 0; i < 100000; i++)
 		hits[sl_select_best_vm(e) - links]++;
-	assert_in_range(hits[3], 16000 - 1000, 16000 + 1000);   /* only when drawn twice: 0.4 * 0.4 */
+	assert_int_equal(hits[3], 0);   /* stuck: the other one drawn takes it, whoever that is */
+	peers[0].depth = peers[1].depth = 1000;
+	peers[2].depth = 300, peers[3].depth = 390;
+	memset(hits, 0, sizeof(hits));
+	for (int i = 0; i < 100000; i++)
+		hits[sl_select_best_vm(e) - links]++;
+	assert_true(hits[3] > hits[2] && hits[2] > hits[1]);   /* deeper, but not for its weight */
 	e->nb_up = 1;
 	e->up[0] = &e->links[0];
 }

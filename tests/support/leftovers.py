@@ -39,6 +39,18 @@ def hugepages_left(before: tuple[int, int], now: tuple[int, int]) -> int:
     return max(0, min(now[0] - before[0], now[1] - before[1]))
 
 
+def other_swarms(run_dir: Path = Path("/")) -> bool:
+    """Whether somebody else on this machine runs one, and so changes the pool of hugepages."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            argv = path.read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            continue
+        if any(word.startswith("--run-dir=") and word != f"--run-dir={run_dir}" for word in argv):
+            return True
+    return False
+
+
 def _mounts_below(folder: Path) -> list[str]:
     points = (line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines())
     return [point for point in points if Path(point).is_relative_to(folder)]

@@ -6,12 +6,11 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from support.lab import Lab
-from support.leftovers import hugepages, namespaces_of, processes_of
+from support.leftovers import hugepages, namespaces_of, other_swarms, processes_of
 from system.clients import Load, curl
 from system.swarm_rig import INDEX, Swarm, eventually, kill, swarm_prepared
 
@@ -43,30 +42,18 @@ def links(swarm: Swarm) -> list[dict[str, Any]]:
     return found
 
 
-def other_swarms(swarm: Swarm) -> bool:
-    """Whether somebody else on this machine runs one, and so changes the pool of hugepages."""
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            argv = path.read_bytes().decode(errors="replace").split("\0")
-        except OSError:
-            continue
-        if any(word.startswith("--run-dir=") and word != f"--run-dir={swarm.run_dir}" for word in argv):
-            return True
-    return False
-
-
 def test_down_takes_back_all_that_up_made(swarm: Swarm) -> None:
     def facts() -> tuple[object, ...]:
         return links(swarm), namespaces_of(swarm.lab.prefix)
 
-    alone, before, pages = not other_swarms(swarm), facts(), hugepages()
+    alone, before, pages = not other_swarms(swarm.run_dir), facts(), hugepages()
     swarm.up()
     assert swarm.xdp() and swarm.left()
     assert curl(swarm.lab.client, "https://10.77.0.10/") == INDEX
     assert swarm.command("down").stdout == "down\n"
     assert swarm.left() == []
     assert facts() == before
-    if alone and not other_swarms(swarm):
+    if alone and not other_swarms(swarm.run_dir):
         assert hugepages() == pages
 
 
@@ -123,7 +110,7 @@ def test_hugepages_are_given_back_when_the_holder_ended_in_order(swarm: Swarm) -
     eventually(lambda: holder not in VICTIMS["holder"](swarm), "the holder has ended")
     assert pages_noted(swarm) == added
     swarm.command("down")
-    if not other_swarms(swarm):
+    if not other_swarms(swarm.run_dir):
         assert hugepages()[0] == before[0] - added
 
 

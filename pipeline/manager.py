@@ -27,7 +27,7 @@ from pipeline.policy import plan
 from pipeline.policy.config import Config
 from pipeline.policy.health import CrashLoops, Heartbeats
 from pipeline.policy.model import Instance, Layer, LayerId, Swarm, VmState
-from pipeline.policy.scaling import WINDOW, Sample, decide
+from pipeline.policy.scaling import WINDOW, Peaks, Sample, decide
 
 TURN = 0.2                 # seconds between two looks if nothing rings
 DRAIN_GRACE = 0.5          # seconds in which frames that were under way to a draining instance may still open flows
@@ -75,6 +75,7 @@ class Manager:
         self._crash_loops = CrashLoops()
         self._samples: deque[Sample] = deque()
         self._scaled_at: dict[LayerId, float] = {}
+        self._peaks: dict[LayerId, Peaks] = {}
         self._silent: set[int] = set()
         self._former: tuple[Config, plan.Intent] | None = None     # before the last reload
         self._router_died = False
@@ -266,7 +267,9 @@ class Manager:
             pool = self.actual.pool(layer.id, VmState.ACTIVE)
             self._samples.extend(Sample(now, i.vm_id, i.status.load) for i in pool if i.status)
             mine = [s for s in self._samples if any(s.vm_id == i.vm_id for i in pool)]
-            decision = decide(layer, mine, now, self._scaled_at.get(layer.id))
+            peaks = self._peaks.setdefault(layer.id, Peaks())
+            decision = decide(layer, mine, now, self._scaled_at.get(layer.id), peaks.highest(layer, now))
+            peaks.note(decision.want, now)
             if decision.target != layer.instances:
                 self._scaled_at[layer.id] = now
                 self.scaled[layer.id, "up" if decision.target > layer.instances else "down"] += 1

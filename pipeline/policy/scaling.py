@@ -2,20 +2,22 @@
 """How many instances a layer should have, from its measured load. Pure: the clock is a parameter.
 
 A layer's load is the mean, over its instances, of the share of time in which their loops were busy. The
-wanted number is the one that brings it to ``target_load``. Two things keep it from swinging: a band around
-the target in which nothing happens, and a time after each change in which nothing happens either.
+wanted number is the one that brings it to ``target_load``. Three things keep it from swinging: a band around
+the target in which nothing happens, a time after each change in which nothing happens either, and a longer one in
+which what was wanted then is not given up: a load that comes and goes keeps what its peaks need.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil
 
 from pipeline.policy.model import Layer
 
 WINDOW = 10.0     # seconds of samples that count
+CALM = 2.0        # cooldowns for which a peak is remembered
 BAND = 0.15       # dead band on either side of the target, as a share of the target
 
 
@@ -38,6 +40,7 @@ class Decision:
 
     target: int
     reason: str
+    want: int = 0    # what the load now asks for by itself; 0: not known
 
 
 def mean_load(samples: Sequence[Sample], now: float) -> float | None:
@@ -55,9 +58,24 @@ def mean_load(samples: Sequence[Sample], now: float) -> float | None:
     return sum(sum(values) / len(values) for values in loads.values()) / len(loads)
 
 
-def decide(layer: Layer, samples: Sequence[Sample], now: float, last: float | None) -> Decision:
-    """What ``layer.instances`` should become. ``last`` is when it last changed (None: never); times in
-    seconds.
+@dataclass
+class Peaks:
+    """The most that was wanted of late."""
+
+    _wants: deque[tuple[float, int]] = field(default_factory=deque)
+
+    def note(self, want: int, now: float) -> None:
+        self._wants.append((now, want))
+
+    def highest(self, layer: Layer, now: float) -> int:
+        while self._wants and self._wants[0][0] < now - CALM * layer.cooldown:
+            self._wants.popleft()
+        return max((want for _, want in self._wants), default=0)
+
+
+def decide(layer: Layer, samples: Sequence[Sample], now: float, last: float | None, peak: int = 0) -> Decision:
+    """What ``layer.instances`` should become. ``last`` is when it last changed (None: never), ``peak`` the most that
+    was wanted in the CALM time before; times in seconds.
     """
     have = layer.instances
     if not layer.autoscale:
@@ -65,12 +83,15 @@ def decide(layer: Layer, samples: Sequence[Sample], now: float, last: float | No
     load = mean_load(samples, now)
     if load is None:
         return Decision(have, "no load measured")
-    if abs(load - layer.target_load) <= layer.target_load * BAND:
-        return Decision(have, f"load {load:.0%} is near the target of {layer.target_load:.0%}")
     want = min(max(ceil(have * load / layer.target_load - 1e-9), layer.min), layer.max)
+    if abs(load - layer.target_load) <= layer.target_load * BAND:
+        return Decision(have, f"load {load:.0%} is near the target of {layer.target_load:.0%}", have)
     if want == have:
-        return Decision(have, f"load {load:.0%}, and {have} is the best of {layer.min} to {layer.max}")
+        return Decision(have, f"load {load:.0%}, and {have} is the best of {layer.min} to {layer.max}", want)
+    if want < have <= peak:
+        return Decision(have, f"load {load:.0%} asks for {want}, but {peak} were needed a short while ago", want)
     if last is not None and now - last < layer.cooldown:
         return Decision(
-            have, f"load {load:.0%} asks for {want}, but the last change was {now - last:.0f} s ago")
-    return Decision(want, f"load {load:.0%}, target {layer.target_load:.0%}: from {have} to {want}")
+            have, f"load {load:.0%} asks for {want}, but the last change was {now - last:.0f} s ago", want)
+    target = max(want, min(peak, have))
+    return Decision(target, f"load {load:.0%}, target {layer.target_load:.0%}: from {have} to {target}", want)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The nouns (their numbers are compared with the headers that C reads), errors, affinity and scaling."""
+"""The nouns (their numbers are compared with the headers that C reads), errors and affinity."""
 
 import re
 from dataclasses import fields
@@ -22,7 +22,6 @@ from pipeline.policy.model import (
     VmState,
     VMStatus,
 )
-from pipeline.policy.scaling import BAND, WINDOW, Sample, decide
 
 
 def text_of(header: str) -> str:
@@ -149,62 +148,6 @@ def test_crypto_is_worth_something_to_tls_only() -> None:
     assert weights[0] == affinity.PLAIN
     assert affinity_weight(LayerId.TLS, Hardware.QAT | Hardware.AES_NI) == weights[-1]
     assert affinity_weight(LayerId.APP, Hardware.QAT) == affinity.PLAIN
-
-
-# ---- scaling
-
-POOL = model.Layer(LayerId.TLS, instances=4, min=2, max=8, autoscale=True, target_load=0.5, cooldown=30)
-
-
-def samples(*loads: int, at: float = 100.0) -> list[Sample]:
-    return [Sample(at, vm_id, load) for vm_id, load in enumerate(loads, 1)]
-
-
-@pytest.mark.parametrize(
-    ("loads", "target"),
-    [
-        ((500,) * 4, 4),  # on target
-        ((500 + int(500 * BAND),) * 4, 4),
-        ((800,) * 4, 7),  # 4 * 0.8 / 0.5 = 6.4
-        ((1000,) * 4, 8),
-        ((9000,) * 4, 8),  # a lie counts as all
-        ((300,) * 4, 3),
-        ((0,) * 4, 2),  # min
-        ((1000, 1000, 0, 0), 4),  # mean
-    ],
-)
-def test_scaling_aims_at_the_target(loads: tuple[int, ...], target: int) -> None:
-    assert decide(POOL, samples(*loads), 100.0, None).target == target
-
-
-def test_scaling_waits() -> None:
-    assert decide(POOL, samples(1000), 100.0, 71.0).target == 4
-    assert decide(POOL, samples(1000), 100.0, 70.0).target == 8
-
-
-def test_scaling_needs_fresh_samples() -> None:
-    assert decide(POOL, samples(1000, at=99.0 - WINDOW), 100.0, None).target == 4
-    assert decide(POOL, samples(1000, at=101.0), 100.0, None).target == 4
-    assert decide(POOL, [], 100.0, None).target == 4
-
-
-def test_scaling_counts_each_instance_once() -> None:
-    chatty = [Sample(95.0 + n / 100, 1, 1000) for n in range(300)]
-    assert decide(POOL, [*chatty, Sample(99.0, 2, 0)], 100.0, None).target == 4
-
-
-def test_scaling_can_be_off() -> None:
-    assert decide(model.Layer(LayerId.TLS), samples(1000), 100.0, None).target == 2
-
-
-def test_scaling_settles() -> None:
-    """With a constant amount of work it comes to rest after one change, from wherever it starts."""
-    for start in range(2, 9):
-        work = 1900  # of instances that give 1000 each
-        layer = model.Layer(LayerId.TLS, instances=start, min=2, max=8, autoscale=True, target_load=0.5)
-        first = decide(layer, samples(*[work // start] * start), 100.0, None).target
-        layer = model.Layer(LayerId.TLS, instances=first, min=2, max=8, autoscale=True, target_load=0.5)
-        assert decide(layer, samples(*[work // first] * first), 200.0, 100.0).target == first
 
 
 # ---- errors

@@ -6,8 +6,10 @@ Whatever is missing there is missing in the result; a machine without NUMA has o
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.errors import HardwareError
@@ -19,6 +21,7 @@ DEVICES = "bus/pci/devices"
 ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 
 
+@functools.cache
 def accelerator_table() -> Table:
     """The data file of the package."""
     return Table((Path(__file__).resolve().parents[1] / "policy/accelerators.toml").read_text())
@@ -31,11 +34,15 @@ def inventory(sysfs: Path = SYSFS, procfs: Path = PROCFS) -> Machine:
                             hint="give the folder that holds bus, class and devices")
     nodes = _nodes(sysfs, procfs)
     model, flags = _cpuinfo(procfs)
-    return Machine(
-        cpu_model=model, flags=flags, cpus=_cpus(sysfs, nodes), caches=_caches(sysfs), nodes=nodes,
-        functions=_functions(sysfs, accelerator_table()),
-        isolated_cpus=cpu_list(text(sysfs / "devices/system/cpu/isolated")),
-        default_routes=_default_routes(procfs), vfio=(sysfs / "bus/pci/drivers/vfio-pci").is_dir())
+    return replace(
+        pci_inventory(sysfs, procfs), cpu_model=model, flags=flags, cpus=_cpus(sysfs, nodes), caches=_caches(sysfs),
+        nodes=nodes, isolated_cpus=cpu_list(text(sysfs / "devices/system/cpu/isolated")))
+
+
+def pci_inventory(sysfs: Path = SYSFS, procfs: Path = PROCFS) -> Machine:
+    """As much of it as changes while the machine runs, and is read again and again: functions and routes."""
+    return Machine(functions=_functions(sysfs, accelerator_table()), default_routes=_default_routes(procfs),
+                   vfio=(sysfs / "bus/pci/drivers/vfio-pci").is_dir())
 
 
 # ---- PCI
@@ -56,8 +63,13 @@ def function(path: Path, table: Table) -> Function | None:
     return Function(
         path.name, *numbers, _number(path / "class", 16) or 0, _link(path / "driver"),
         None if node is None or node < 0 else node, int(group) if group.isdecimal() else None,
-        table.model(*numbers), _names(path / "net"), _link(path / "physfn"),
+        table.model(*numbers), tuple(folder.name for folder in interfaces(path)), _link(path / "physfn"),
         _number(path / "sriov_totalvfs") or 0, _vfs(path), _resets(path))
+
+
+def interfaces(path: Path) -> list[Path]:
+    """The folders of a function's network interfaces. Those of virtio lie one deeper."""
+    return sorted([*path.glob("net/*"), *path.glob("virtio*/net/*")])
 
 
 def _vfs(path: Path) -> tuple[str, ...]:
@@ -176,6 +188,3 @@ def _link(path: Path) -> str:
     """Name of what a symbolic link points to; empty if there is none."""
     return path.readlink().name if path.is_symlink() else ""
 
-
-def _names(folder: Path) -> tuple[str, ...]:
-    return tuple(sorted(path.name for path in folder.iterdir())) if folder.is_dir() else ()

@@ -274,6 +274,13 @@ def _driver(work: Path, root: Path, release: str, sources: Sources) -> bytes:
 
 def _modules(modules_root: Path, driver: bytes) -> dict[str, cpio.Entry]:
     """The modules in the order in which they can be loaded, told by their names."""
+    order = modules_with_needs(modules_root, MODULES)
+    order[DRIVER] = driver
+    return {f"modules/{number:02}-{name}.ko": cpio.regular(data) for number, (name, data) in enumerate(order.items())}
+
+
+def modules_with_needs(modules_root: Path, names: Iterable[str]) -> dict[str, bytes]:
+    """These modules and those that they need, which come first. HostError if one is missing."""
     by_name = {path.stem.replace("-", "_"): path for path in sorted(modules_root.rglob("*.ko"))}
     order: dict[str, bytes] = {}
 
@@ -288,10 +295,9 @@ def _modules(modules_root: Path, driver: bytes) -> dict[str, cpio.Entry]:
             need(other.replace("-", "_"))
         order[name] = data
 
-    for name in MODULES:
+    for name in names:
         need(name)
-    order[DRIVER] = driver
-    return {f"modules/{number:02}-{name}.ko": cpio.regular(data) for number, (name, data) in enumerate(order.items())}
+    return order
 
 
 def _libraries(binary: Path, root: Path) -> dict[str, cpio.Entry]:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.host.hardware import DEVICES, text
+from pipeline.host.hardware import DEVICES, interfaces, text
 from pipeline.policy.hardware import VFIO_DRIVERS, Function, Kind, Machine
 
 USER_SPACE_DRIVERS = ("uio_pci_generic", "igb_uio")
@@ -46,14 +46,13 @@ def _nic_uses(machine: Machine, function: Function, sysfs: Path) -> Iterator[str
         if function.driver:
             yield f"its driver {function.driver} shows no interface here: it may be in another network namespace"
         return
-    for name in function.interfaces:
-        own = sysfs / DEVICES / function.address / "net" / name
-        if name in machine.default_routes:
-            yield f"the host's default route goes through {name}"
+    for own in interfaces(sysfs / DEVICES / function.address):
+        if own.name in machine.default_routes:
+            yield f"the host's default route goes through {own.name}"
         elif int(text(own / "flags") or "0", 16) & IFF_UP:
-            yield f"interface {name} is up"
+            yield f"interface {own.name} is up"
         if (own / "master").is_symlink():
-            yield f"interface {name} belongs to {(own / 'master').readlink().name}"
+            yield f"interface {own.name} belongs to {(own / 'master').readlink().name}"
     others = [f for f in machine.functions if f.kind is Kind.NIC and f.interfaces and f is not function]
     if not others:
         yield f"{', '.join(function.interfaces)} is the host's only NIC"
@@ -94,10 +93,13 @@ def _layers(block: Path) -> Iterator[Path]:
     except OSError:
         return
     yield path
-    for folder in (path / "slaves", path.parent / "slaves"):      # of a partition: those of its disk
-        if folder.is_dir():
-            for below in folder.iterdir():
-                yield from _layers(below)
+    disk = path.parent if (path / "partition").exists() else path
+    below = [*(path / "slaves").glob("*"), *(disk / "slaves").glob("*")]
+    if disk.parent.name.startswith("nvme-subsys"):       # NVMe multipath: the controllers by which it is reached
+        below += disk.parent.glob("nvme*")
+    for link in below:
+        if link.is_symlink():
+            yield from _layers(link)
 
 
 def _unescaped(word: str) -> str:

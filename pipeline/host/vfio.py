@@ -41,7 +41,7 @@ from pipeline.errors import (
     UnbindRefused,
     VfCountRefused,
 )
-from pipeline.host.hardware import DEVICES, inventory, text
+from pipeline.host.hardware import DEVICES, pci_inventory, text
 from pipeline.host.in_use import group_users, uses
 from pipeline.host.kernel import Kernel
 from pipeline.policy.hardware import VFIO_DRIVERS, Function, Kind, Machine, permitted
@@ -75,8 +75,8 @@ class Vfio:
     # ---- taking
 
     def machine(self) -> Machine:
-        """As it is now."""
-        return inventory(self._kernel.sysfs, self._kernel.procfs)
+        """Its PCI functions as they are now."""
+        return pci_inventory(self._kernel.sysfs, self._kernel.procfs)
 
     def taken(self) -> tuple[str, ...]:
         """Functions that are bound to vfio-pci because of this object or a former one."""

@@ -389,6 +389,14 @@ def test_disks_with_mounts_and_swap_are_in_use(kernel: FakeKernel) -> None:
     (kernel.procfs / "swaps").write_text("Filename Type\n/dev/dm-0 partition 1 0 -2\n")
     with pytest.raises(errors.DeviceInUse, match="swaps to it"):
         vfio.take(DISK)
+    (kernel.procfs / "swaps").write_text("Filename Type\n/dev/nvme0n9p1 partition 1 0 -2\n")
+    subsystem = kernel.sysfs / "devices/virtual/nvme-subsystem/nvme-subsys0"     # as Linux shows NVMe with multipath
+    (subsystem / "nvme0n9/nvme0n9p1").mkdir(parents=True)
+    (subsystem / "nvme0n9/nvme0n9p1/partition").write_text("1\n")
+    (subsystem / "nvme0").symlink_to(kernel.device(DISK) / "nvme/nvme0")
+    (kernel.sysfs / "class/block/nvme0n9p1").symlink_to(subsystem / "nvme0n9/nvme0n9p1")
+    with pytest.raises(errors.DeviceInUse, match="swaps to it"):
+        vfio.take(DISK)
     (kernel.procfs / "swaps").unlink()
     vfio.take(DISK)
 

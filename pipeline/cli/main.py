@@ -7,13 +7,13 @@ import sys
 
 import typer
 
-from pipeline.cli import doctor, hardware, images, life, operate, show
+from pipeline.cli import doctor, hardware, images, life, operate, place, show
 from pipeline.errors import SwarmlineError
 
 cli = typer.Typer(
     name="swarmline", no_args_is_help=True, add_completion=False, rich_markup_mode=None,
     help="Runs a server's protocol stack as a swarm of VMs, one protocol layer per VM.")
-for group in (life, show, operate, images, hardware, doctor):
+for group in (life, show, operate, images, hardware, place, doctor):
     group.register(cli)
 
 

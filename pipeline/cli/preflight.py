@@ -12,12 +12,11 @@ from pathlib import Path
 from pipeline.errors import ConfigError, HostError, NamespaceError
 from pipeline.host import namespaces, processes
 from pipeline.host.access import group_id
-from pipeline.host.edges import pages_needed
 from pipeline.host.nic import facts_of
 from pipeline.host.router import PROGRAM_DPDK
+from pipeline.host.wishes import wishes
 from pipeline.instances.guests import Guests, check
 from pipeline.policy.config import Config, parse_config
-from pipeline.policy.model import Edge
 
 TUN = Path("/dev/net/tun")
 
@@ -71,9 +70,7 @@ def machine(value: Config) -> int:
     if value.api_group:
         group_id(value.api_group)
     _ports_free(value)
-    caps = {layer.id: layer.max for layer in value.layers}
-    edges = {Edge(f, b, caps[f], caps[b]) for s in value.services for f, b in s.chain.pairs()}
-    return sum(pages_needed(edge) for edge in edges)
+    return sum(wishes(value).edges.values())
 
 
 def guests(value: Config) -> Guests | None:

@@ -13,6 +13,7 @@ without root.
     scaling   load samples         -> how many instances a layer should have
     affinity  hardware of a VM     -> how well it suits a layer
     hardware  the nouns of a machine: Cpu, Node, Function, Machine; accelerators.toml: PCI numbers
+    placement (machine, wishes)    -> cores, nodes and accelerators, each with its reason
 
-    errors <- model <- {affinity <- {routing, hardware}, config, scaling} ; {model, routing} <- plan
+    errors <- model <- {affinity <- {routing, hardware <- placement}, config, scaling} ; {model, routing} <- plan
 """

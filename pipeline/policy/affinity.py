@@ -30,6 +30,8 @@ class Hardware(IntFlag):
     NIC_VF = 1 << 18     # an own virtual function of the NIC
 
 
+ACCELERATORS = Hardware.QAT | Hardware.CRYPTO     # what a layer gets by wanting "crypto"
+
 _NAMES = {
     Hardware.AES_NI: "aes-ni", Hardware.VAES: "vaes", Hardware.SHA_NI: "sha-ni", Hardware.AVX512: "avx512",
     Hardware.ARM_CE: "arm-ce", Hardware.GFNI: "gfni", Hardware.QAT: "qat", Hardware.CRYPTO: "crypto",

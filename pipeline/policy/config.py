@@ -10,13 +10,14 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from ipaddress import ip_address, ip_network
 from itertools import pairwise
 from pathlib import PurePath
 
 from pipeline.errors import ConfigError
+from pipeline.policy.affinity import ACCELERATORS, Hardware
 from pipeline.policy.model import (
     ADDRESSES_MAX,
     FOLLOWERS,
@@ -28,6 +29,7 @@ from pipeline.policy.model import (
     Certificate,
     Chain,
     Driver,
+    HardwareSettings,
     HttpSettings,
     IPAddress,
     Layer,
@@ -75,6 +77,7 @@ class Config:
     app: AppSettings
     api_group: str = ""                       # its members may use the control API, besides the owner
     metrics: tuple[str, int] | None = None    # address and port that serve /metrics, besides the API's socket
+    hardware: HardwareSettings = field(default_factory=HardwareSettings)
 
 
 def parse_config(text: str, name: str) -> Config:
@@ -125,6 +128,8 @@ _VIP = Kind("an IPv4 or IPv6 address", _virtual_ip)
 _ADDRESS = Kind("an IPv4 or IPv6 address", lambda value: ip_address(typed(value, str)))
 _NETWORK = Kind('a network such as "10.77.0.0/24"', lambda value: ip_network(typed(value, str)))
 _DRIVER = choice(*(driver.value for driver in Driver))
+_PCI = text_like(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]", 'a PCI address such as "0000:3d:01.0"')
+_WANTS = {"crypto": ACCELERATORS, "qat": Hardware.QAT}
 _LAYER = choice(*(layer.label for layer in LAYERS))
 _CONNECTIONS = integer(1, 1 << 20)
 _SHARE = Kind("a number from 0.1 to 0.95", lambda value: within(typed(value, float), 0.1, 0.95))
@@ -142,6 +147,7 @@ def _config(root: Table, file: str) -> Config:
     metrics = swarm.take("metrics", _ENDPOINT, None)
     swarm.close()
     nic = _nic(root.table("nic"))
+    hardware = _hardware(root.table("hardware"))
     services = _services(root)
     used = {layer for service in services for layer in service.chain.layers}
     base = PurePath(file).parent
@@ -159,7 +165,7 @@ def _config(root: Table, file: str) -> Config:
     root.close()
     layers = [pool for pool in layers if pool.id in used]
     return Config(file, name, drain_timeout, boot_timeout, nic, services, tuple(layers), warm, tcp, tls, http, app,
-                  api_group, metrics)
+                  api_group, metrics, hardware)
 
 
 def _warm(table: Table) -> Mapping[Driver, int]:
@@ -187,6 +193,15 @@ def _nic(table: Table) -> Nic:
         table.note("networks", "is missing", "the kernel does not know the networks of a NIC that DPDK drives")
     table.close()
     return nic
+
+
+def _hardware(table: Table) -> HardwareSettings:
+    hardware = HardwareSettings(
+        allow=table.take("allow", several(_PCI, 0, 256), ()),
+        vfs=table.take("vfs", integer(0, 256), 0),
+        pin=table.take("pin", _BOOL, False))
+    table.close()
+    return hardware
 
 
 def _services(root: Table) -> tuple[Service, ...]:
@@ -248,11 +263,12 @@ def _pool(layer_id: LayerId, table: Table, settings: object, driver: str) -> Lay
         driver=Driver(table.take("driver", _DRIVER, driver)),
         memory=table.take("memory", size(64 << 20, 64 << 30), Layer.memory) & -(2 << 20),
         cpus=table.take("cpus", several(integer(0, 4095), most=4096), ()),
+        wants=_WANTS.get(table.take("wants", choice(*_WANTS), ""), 0),
         autoscale=table.take("autoscale", _BOOL, False),
         target_load=table.take("target_load", _SHARE, Layer.target_load),
         cooldown=table.take("cooldown", duration(1, 86400), Layer.cooldown))
     table.close()
-    made_of = (settings, layer.driver, layer.memory, layer.cpus)
+    made_of = (settings, layer.driver, layer.memory, layer.cpus, layer.wants)
     return replace(layer, revision=sha256(repr(made_of).encode()).hexdigest()[:12])
 
 

@@ -230,7 +230,8 @@ class Layer:
     target_load: float = 0.6     # share of time in which the loops should be busy
     cooldown: float = 30.0       # seconds between two automatic changes
     memory: int = 128 << 20      # bytes of a virtual machine
-    cpus: tuple[int, ...] = ()   # those that a virtual machine may run on; none: any
+    cpus: tuple[int, ...] = ()   # those that an instance may run on; none: any
+    wants: int = 0               # bits of affinity.Hardware: each instance is best with one of these
 
 
 @dataclass(frozen=True)
@@ -250,6 +251,15 @@ class Nic:
     @property
     def label(self) -> str:
         return self.interface or self.devargs
+
+
+@dataclass(frozen=True)
+class HardwareSettings:
+    """[hardware]: what of this machine the swarm may take hold of."""
+
+    allow: tuple[str, ...] = ()    # PCI functions, and the VFs of those
+    vfs: int = 0                   # VFs to make on each of them that has none
+    pin: bool = False              # put instances and memory where `swarmline place` says
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from support import ROOT
 
 from pipeline.errors import ConfigError
+from pipeline.policy.affinity import Hardware
 from pipeline.policy.config import Config, key_lines, parse_config
-from pipeline.policy.model import Certificate, Chain, LayerId
+from pipeline.policy.model import Certificate, Chain, HardwareSettings, LayerId
 
 SMALL = """\
 [nic]
@@ -444,3 +445,22 @@ def test_the_swarms_driver_is_every_layers_that_names_none() -> None:
     assert {name: layer.driver.value for name, layer in layers.items()} == {
         "tcp": "qemu", "tls": "qemu", "http": "process", "app": "qemu"}
     assert layers["http"].memory == 1 << 30
+
+
+def test_hardware() -> None:
+    assert parse_config(SMALL, "f").hardware == HardwareSettings()
+    config = parse_config(SMALL + '[hardware]\nallow = "0000:3d:00.0"\nvfs = 4\npin = true\n', "f")
+    assert config.hardware == HardwareSettings(("0000:3d:00.0",), 4, True)
+
+
+def test_what_a_layer_wants() -> None:
+    def wants(line: str) -> int:
+        config = parse_config(SMALL.replace("[layer.app]", f"[layer.app]\n{line}"), "f")
+        return next(pool.wants for pool in config.layers if pool.id is LayerId.APP)
+
+    assert wants("") == 0
+    assert wants('wants = "qat"') == Hardware.QAT and wants('wants = "crypto"') == Hardware.QAT | Hardware.CRYPTO
+    with pytest.raises(ConfigError, match="wants"):
+        wants('wants = "gpu"')
+    with pytest.raises(ConfigError, match="PCI address"):
+        parse_config(SMALL + '[hardware]\nallow = "3d:00.0"\n', "f")

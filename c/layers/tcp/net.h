@@ -14,10 +14,10 @@ struct sl_listener {
 	__u32 service;
 };
 
-/* Waits until eth0 is there, brings it (with the assignment's MTU) and lo up, gives it the virtual IPs of the TCP services that begin at this
- * assignment's layer, and default routes of both families to the router's next hops (abi/router.h). Opens a listening
- * socket, not blocking, on each address. To be called in the namespace. Returns how many are in *ret, or -errno:
- * -ETIMEDOUT without eth0. */
+/* Waits until eth0 is there, brings it (with the assignment's MTU) and lo up, gives it the virtual IPs of the TCP
+ * services that begin at this assignment's layer, and default routes of both families to the router's next hops
+ * (abi/router.h). Opens a listening socket, not blocking, on each address. To be called in the namespace. Returns how
+ * many are in *ret, or -errno: -ETIMEDOUT without eth0. */
 int sl_net_setup(const struct sl_assignment *a, int backlog, int timeout_ms, struct sl_listener *ret);
 
 #endif

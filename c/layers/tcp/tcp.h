@@ -5,6 +5,7 @@
 
 #include "edge/edge.h"
 #include "layers/layers.h"
+#include "layers/tcp/net.h"
 
 struct sl_tcp_listener {
 	struct sl_watch watch;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The tls layer: TLS 1.2 and 1.3 by OpenSSL. Needs no capability, no file and no network once load() is through. */
 #include <stdlib.h>
+#include <time.h>
 #include <sys/syscall.h>
 
 #include <openssl/crypto.h>
@@ -273,6 +274,7 @@ static int tls_load(void)
 	unsigned char seed;
 	SSL_CTX *ctx;
 
+	tzset();   /* or the first certificate's date does it, and opens a file */
 	/* the machine's openssl.cnf has no say in what this service negotiates */
 	if (!OPENSSL_init_ssl(OPENSSL_INIT_NO_LOAD_CONFIG, NULL) || RAND_bytes(&seed, sizeof(seed)) != 1)
 		return -ENOMEM;

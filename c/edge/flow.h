@@ -180,6 +180,8 @@ bool sl_flow_hand_over(struct sl_flow *f);
 
 /* All that was sent on this flow has been published: its peer will take it, whatever becomes of us. */
 bool sl_flow_published(const struct sl_flow *f);
+/* Publishes it now, in the middle of a turn: for a sender that waits for an acknowledgement. */
+void sl_flow_publish(struct sl_flow *f);
 /* And the peer has taken it. */
 bool sl_flow_delivered(const struct sl_flow *f);
 

@@ -144,6 +144,11 @@ bool sl_flow_published(const struct sl_flow *f)
 	return !(f->owed & (OWE_RESET | OWE_FIN)) && (int32_t)(f->link->tx.published - f->sent_end) >= 0;
 }
 
+void sl_flow_publish(struct sl_flow *f)
+{
+	sl_signal_vm(f->edge);
+}
+
 bool sl_flow_delivered(const struct sl_flow *f)
 {
 	return !f->owed && (int32_t)(f->link->tx.oldest - f->sent_end) >= 0;

@@ -8,7 +8,7 @@ enum { HEAD = sizeof(uint32_t), CAP_MIN = 1024 };
 
 static bool room_make(struct sl_pieces *s, uint32_t need)
 {
-	uint32_t used = s->len - s->pos, cap = s->cap ? s->cap : CAP_MIN;
+	uint32_t used = s->len - s->pos, cap = s->cap ? s->cap : need < CAP_MIN ? CAP_MIN : 4 * need;   /* where much comes, more will */
 	uint8_t *grown;
 
 	if (s->cap - s->len >= need)

@@ -8,6 +8,7 @@
 enum {
 	UPDATE_LEN = 5,              /* KeyUpdate as a handshake message, RFC 8446 section 4.6.3 */
 	KEY_UPDATE = 24,
+	ACK_NOW = SL_FLOW_WINDOW / 4,   /* bytes that an end keeps for us, and that it soon could not send more for */
 	SEQ_MAX = 1 << 23,           /* records under one key: below the bound of section 5.5 for AES-GCM */
 };
 
@@ -188,6 +189,8 @@ uint32_t sl_tls_stream_output(struct sl_tls_conn *c, const uint8_t *p, uint32_t 
 		n = piece_output(c, p + done, sl_min(len - done, (uint32_t)SL_RECORD_CONTENT));
 		done += n;
 	}
+	if (c->stream->tx_unacked >= ACK_NOW)
+		sl_tls_stream_serve(c);
 	return c->state == SL_TLS_RUNNING ? done : len;
 }
 
@@ -249,6 +252,10 @@ static void acks_send(struct sl_tls_conn *c)
 	struct sl_tls_stream *s = c->stream;
 	struct sl_flow *front = c->wire.flow;
 
+	if (s->rx_safe_pos - s->rx_acked_pos >= ACK_NOW)
+		sl_flow_publish(c->back);
+	if (s->tx_unacked >= ACK_NOW)
+		sl_flow_publish(front);
 	if (s->rx_safe_pos != s->rx_acked_pos && sl_flow_published(c->back)) {
 		sl_flow_ack(front, (uint32_t)(s->rx_safe_pos - s->rx_acked_pos), s->rx_safe);
 		s->rx_acked_pos = s->rx_safe_pos;

@@ -316,6 +316,16 @@ static int message_run(struct sl_vhost *d, struct sl_vu_msg *m, struct sl_vu_msg
 	return index < nb_ring(d) ? ring_message(d, m, index, answer) : (int)SL_VHOST_MSG_VALUE;
 }
 
+static void pairs_note(struct sl_vhost *d)
+{
+	uint8_t i;
+
+	d->nb_up = 0;
+	for (i = 0; i < d->conf.nb_pair; i++)
+		if (sl_vhost_ring_is_up(d, 2u * i))
+			d->up[d->nb_up++] = i;
+}
+
 int sl_vhost_message(struct sl_vhost *d, struct sl_vu_msg *m, struct sl_vu_msg *answer)
 {
 	bool ack = m->hdr.flags & SL_VU_NEED_REPLY && d->protocol & BIT(SL_VU_F_REPLY_ACK);
@@ -326,6 +336,7 @@ int sl_vhost_message(struct sl_vhost *d, struct sl_vu_msg *m, struct sl_vu_msg *
 	memset(answer, 0, sizeof(*answer));
 	if (wrong == OK)
 		wrong = message_run(d, m, answer);
+	pairs_note(d);
 	for (i = 0; i < m->nb_fd; i++)
 		if (m->fds[i] >= 0)
 			close(m->fds[i]);
@@ -374,6 +385,7 @@ void sl_vhost_reset(struct sl_vhost *d)
 	for (i = 0; i < SL_VHOST_RINGS_MAX; i++)
 		ring_reset(d, &d->ring[i]);
 	sl_vhost_memory_clear(&d->mem);
+	d->nb_up = 0;
 	d->features = d->protocol = 0;
 	d->mtu = 0;
 }

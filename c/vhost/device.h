@@ -41,6 +41,7 @@ struct sl_vhost {
 	uint64_t features, protocol;      /* negotiated */
 	uint16_t mtu;                     /* of NET_SET_MTU; 0: not set */
 	uint64_t kicked;                  /* kicks by the guest, each counted, as it says; may wrap */
+	uint8_t nb_up, up[SL_VHOST_PAIRS_MAX];   /* pairs whose ring to the guest ran after the last message */
 	struct sl_vhost_memory mem;
 	uint64_t count[SL_VHOST_COUNT_NB];
 	struct sl_vhost_ring ring[SL_VHOST_RINGS_MAX];   /* even: to the guest, odd: from it */
@@ -70,7 +71,7 @@ static inline bool sl_vhost_ring_is_up(const struct sl_vhost *d, uint32_t i)
 /* Copies frames from the guest, all rings in turn, from ring pair *turn on. *more: buffers may be left. */
 uint32_t sl_vhost_recv(struct sl_vhost *d, struct sl_vq_buf *bufs, uint32_t nb, uint32_t *turn, bool *more);
 
-/* Copies a frame to the guest, on pair hash % running pairs; flush with sl_vhost_flush. -ENETDOWN: no ring is up; or as
+/* Copies a frame to the guest; hash spreads frames over its running pairs; flush with sl_vhost_flush. -ENETDOWN: no ring is up; or as
  * sl_vq_send. */
 int sl_vhost_send(struct sl_vhost *d, uint32_t hash, const struct iovec *seg, uint32_t nb_seg, uint32_t len);
 void sl_vhost_flush(struct sl_vhost *d);

@@ -40,13 +40,11 @@ uint32_t sl_vhost_recv(struct sl_vhost *d, struct sl_vq_buf *bufs, uint32_t nb, 
 
 int sl_vhost_send(struct sl_vhost *d, uint32_t hash, const struct iovec *seg, uint32_t nb_seg, uint32_t len)
 {
-	uint32_t i, pair = hash % d->conf.nb_pair;
-
-	for (i = 0; i < d->conf.nb_pair; i++, pair = (pair + 1) % d->conf.nb_pair)
-		if (sl_vhost_ring_is_up(d, 2 * pair))
-			return sl_vq_send(&d->ring[2 * pair].vq, seg, nb_seg, len);
-	d->count[SL_VHOST_TO_DROP_DOWN]++;
-	return -ENETDOWN;
+	if (!d->nb_up) {
+		d->count[SL_VHOST_TO_DROP_DOWN]++;
+		return -ENETDOWN;
+	}
+	return sl_vq_send(&d->ring[2 * d->up[hash % d->nb_up]].vq, seg, nb_seg, len);
 }
 
 void sl_vhost_flush(struct sl_vhost *d)

@@ -244,12 +244,36 @@ static void test_place_in_a_packed_ring(void **state)
 	guest_close(&g);
 }
 
+/* A driver uses fewer pairs than it is offered: frames are spread evenly over those. */
+static void test_running_pairs_share(void **state)
+{
+	uint8_t frame[60] = { 0 };
+	struct iovec seg = { frame, sizeof(frame) };
+	uint32_t i;
+
+	(void)state;
+	guest_open(&g, 8);
+	guest_setup(&g, F_PLAIN);
+	assert_int_equal(sl_vhost_send(&g.dev, 0, &seg, 1, sizeof(frame)), -ENETDOWN);
+	for (i = 0; i < 3; i++)
+		guest_ring_start(&g, 2 * i, 8, false, 0);
+	for (i = 0; i < 3 * 4; i++)
+		post_free(&g, 2 * (i % 3), i, GUEST_BUF_LEN);
+	for (i = 0; i < 3 * 4; i++)
+		assert_int_equal(sl_vhost_send(&g.dev, i, &seg, 1, sizeof(frame)), 0);
+	sl_vhost_flush(&g.dev);
+	for (i = 0; i < 3; i++)
+		assert_int_equal(used_of(&g, 2 * i)->idx, 4);
+	guest_close(&g);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_bell_rings), cmocka_unit_test(test_full_interrupt_does_not_wait),
 		cmocka_unit_test(test_memory_goes_away), cmocka_unit_test(test_storm_of_kicks),
 		cmocka_unit_test(test_other_storms), cmocka_unit_test(test_place_in_a_packed_ring),
+		cmocka_unit_test(test_running_pairs_share),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -124,7 +124,7 @@ static uint32_t vhost_tx_burst(struct sl_port *port, const struct sl_frame *fram
 
 	port->error = 0;
 	for (i = 0; i < nb; i++) {
-		if (d->conf.nb_pair > 1)
+		if (d->nb_up > 1)
 			hash = flow_hash(&frames[i]);
 		port->error = sl_vhost_send(d, hash, frames[i].seg, frames[i].nb_seg, frames[i].len);
 		if (port->error)

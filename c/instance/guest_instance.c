@@ -112,6 +112,7 @@ static int control_wait(struct sl_runner *r)
 	struct sl_guest *g = r->guest;
 	struct pollfd p = {.fd = r->grants_sock, .events = POLLIN};
 
+	sl_log(&r->log, "info", "booted");   /* to whoever makes a template of this machine */
 	while (!r->granted.nb) {
 		if (poll(&p, 1, -1) < 0 && errno != EINTR)
 			return -errno;

@@ -16,6 +16,7 @@ from pipeline.errors import InstanceError
 
 ANSWER_TIMEOUT = 5.0       # seconds for one command, and for the guest to let go of a device
 LAST_WORDS = 0.5           # seconds for what a dead QEMU had still written
+LOOK = 0.005               # seconds between two looks at something that takes about as long
 # reason of the event SHUTDOWN (ShutdownCause in QEMU's qapi) -> words
 ENDS = {
     "guest-shutdown": "the guest switched itself off",
@@ -78,6 +79,53 @@ class Monitor:
             await self._run("device_add", driver="ivshmem-plain", id=name, memdev=f"m-{name}")
         except (QMPError, OSError) as error:
             raise InstanceError(f"{self._name} did not take {name}: {_cause(error)}") from error
+
+    async def plug_doorbell(self, ivshmem: int) -> None:
+        """The device that a machine has for its life, connected to the holder. Raises InstanceError."""
+        address = {"type": "fd", "data": {"str": "holder"}}
+        try:
+            self._qmp.send_fd_scm(ivshmem)
+            await self._run("getfd", fdname="holder")
+            await self._run("chardev-add", id="holder", backend={
+                "type": "socket", "data": {"addr": address, "server": False}})
+            await self._run("device_add", driver="ivshmem-doorbell", id="doorbell", chardev="holder", vectors=1)
+        except (QMPError, OSError, TimeoutError) as error:
+            raise InstanceError(f"{self._name} did not take its doorbell: {_cause(error)}") from error
+
+    async def save(self, state: int) -> None:
+        """Writes everything but the guest's memory, which is shared, to a file. It does not go on afterwards. Raises
+        InstanceError.
+        """
+        await self._migrate("migrate", state)
+        while (status := await self._asked("query-migrate", "saved")) != "completed":
+            if status in ("failed", "cancelled"):
+                raise InstanceError(f"{self._name} could not be saved: {status}")
+            await asyncio.sleep(LOOK)
+
+    async def restore(self, state: int) -> None:
+        """Goes on from what ``save`` wrote, its memory being what it was then. Raises InstanceError."""
+        await self._migrate("migrate-incoming", state)
+        while (status := await self._asked("query-status", "restored")) != "running":
+            if status not in ("inmigrate", "paused", "postmigrate", "prelaunch"):
+                raise InstanceError(f"{self._name} could not be restored: {status}")
+            await asyncio.sleep(LOOK)
+
+    async def _migrate(self, command: str, state: int) -> None:
+        ignore = [{"capability": "x-ignore-shared", "state": True}]
+        try:
+            self._qmp.send_fd_scm(state)
+            await self._run("getfd", fdname="state")
+            await self._run("migrate-set-capabilities", capabilities=ignore)
+            await self._run(command, uri="fd:state")
+        except (QMPError, OSError, TimeoutError) as error:
+            raise InstanceError(f"{self._name}: {command} is refused: {_cause(error)}") from error
+
+    async def _asked(self, command: str, what: str) -> object:
+        try:
+            answer: dict[str, object] = dict(await self._run(command))
+        except (QMPError, OSError, TimeoutError) as error:
+            raise InstanceError(f"{self._name} could not be {what}: {_cause(error)}") from error
+        return answer.get("status")
 
     async def unplug(self, name: str) -> None:
         """Takes it away again, once the guest has let go of it. A guest that does not is lost."""

@@ -25,8 +25,10 @@ import socket
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
+
+import structlog
 
 from pipeline.errors import HostError, InstanceError, LaunchError
 from pipeline.host import cgroups, cpio, images, namespaces, processes, vhost
@@ -39,12 +41,17 @@ from pipeline.instances.guests import check, files_fit
 from pipeline.instances.kvm import accelerator
 from pipeline.instances.monitor import Monitor
 from pipeline.instances.process import UID_BASE
-from pipeline.instances.qemu_argv import PROGRAM, Accelerator, Machine, interface_options, qemu_argv
+from pipeline.instances.qemu_argv import PROGRAM, SHAPE, Accelerator, Machine, interface_options, qemu_argv
+from pipeline.instances.template import Template
 from pipeline.policy.model import Driver as DriverName
 from pipeline.policy.model import Layer
 
 FILES = PurePath("/srv")      # where a guest has the folder that its layer serves
+BOOTED = '"event":"booted"'      # what the guest says then
+TEMPLATE_TIMEOUT = 60.0       # seconds to boot, on a machine that has much else to do
 MONITOR_TIMEOUT = 10.0        # seconds until QEMU has made the machine
+log = structlog.get_logger()
+
 # As a process instance has them: no core dump, which would hold keys; the console log ends at 1 MiB, whatever the
 # guest writes. And the threads that QEMU needs.
 # It may take its memory, and this much besides: QEMU itself, translated code, and edges where there are no hugepages.
@@ -87,6 +94,7 @@ class QemuDriver(Driver):
 
     def __init__(self, image_folder: Path | None = None) -> None:
         self._image_folder = image_folder or images.default_folder()
+        self._making = asyncio.Lock()
 
     def place(self, folder: PurePath) -> PurePath:
         return FILES
@@ -96,17 +104,67 @@ class QemuDriver(Driver):
         return found.remark if found else ""
 
     async def start(self, spec: InstanceSpec) -> QemuRunning:
+        """Under TCG, where booting takes seconds, from a template, which the first machine of its kind makes."""
         try:
             image = images.load(self._image_folder)
             chosen = (await asyncio.to_thread(accelerator, image)).accelerator
+            if chosen is Accelerator.TCG and (restored := await self._from_template(spec, image)):
+                return restored
             with ExitStack() as stack:
                 launch = _Launch(spec, image, chosen, stack)
-                launch.spawn()
+                launch.spawn(doorbell=True)
                 return await launch.running()
         except (HostError, OSError) as error:
             hint = error.hint if isinstance(error, HostError) else ""
             raise LaunchError(f"instance {spec.vm_id} did not start: {error}", argv=(), vm_id=spec.vm_id,
                               hint=hint) from error
+
+    async def _from_template(self, spec: InstanceSpec, image: Image) -> QemuRunning | None:
+        """None: that did not work, so it is to be booted."""
+        template = await asyncio.to_thread(_template_of, spec, image)
+        try:
+            async with self._making:
+                if not template.there:
+                    await self._make(template, spec, image)
+            return await self._restore(template, spec, image)
+        except (InstanceError, OSError, TimeoutError) as error:
+            log.warning("a machine is booted, as its template is of no use", vm_id=spec.vm_id, why=str(error))
+            template.remove()
+            return None
+
+    async def _make(self, template: Template, spec: InstanceSpec, image: Image) -> None:
+        with ExitStack() as ours, ExitStack() as stack:
+            launch = _Launch(spec, image, Accelerator.TCG, stack, huge=False)
+            state = os.memfd_create("sl-template", os.MFD_CLOEXEC)
+            memory = os.dup(launch.memory_fd)
+            for fd in (state, memory):
+                ours.callback(os.close, fd)
+            launch.spawn()
+            running = await launch.running()
+            try:
+                await _booted(running)
+                await running.monitor.save(state)
+            finally:
+                await self.stop(running)
+            await asyncio.to_thread(template.keep, memory, spec.memory, state)
+
+    async def _restore(self, template: Template, spec: InstanceSpec, image: Image) -> QemuRunning:
+        with ExitStack() as ours, ExitStack() as stack:
+            state = os.open(template.state, os.O_RDONLY | os.O_CLOEXEC)
+            ours.callback(os.close, state)
+            launch = _Launch(spec, image, Accelerator.TCG, stack)
+            await asyncio.to_thread(template.pour, launch.memory_fd, spec.memory)
+            launch.spawn(incoming=True)
+            running = await launch.running()
+            try:
+                await running.monitor.restore(state)
+                # not before: the holder takes one connection, and a machine that must be booted instead needs it
+                holder = ours.enter_context(launch.holder())
+                await running.monitor.plug_doorbell(holder.fileno())
+            except BaseException:
+                await self.stop(running)
+                raise
+            return running
 
     async def adopt(self, spec: InstanceSpec, pid: int, grants: int) -> Running | None:
         process = Process.of(pid)
@@ -155,39 +213,49 @@ class QemuDriver(Driver):
 class _Launch:
     """One attempt to start a virtual machine. What it opens is closed at the end: QEMU has its own."""
 
-    def __init__(self, spec: InstanceSpec, image: Image, chosen: Accelerator, stack: ExitStack) -> None:
+    def __init__(self, spec: InstanceSpec, image: Image, chosen: Accelerator, stack: ExitStack, *,
+                 huge: bool = True) -> None:
         self._spec = spec
         self._stack = stack
         self._name = f"instance {spec.vm_id}"
         self._path = _monitor_path(spec)
         self._monitor = Monitor(self._name)
         self._child: subprocess.Popen[bytes] | None = None
-        listener = self._socket()
+        self._argv: list[str] = []
+        listener = stack.enter_context(_socket())
         self._path.unlink(missing_ok=True)
         self._path.parent.mkdir(mode=0o700, exist_ok=True)
         listener.bind(str(self._path))
         listener.listen(1)
-        holder = self._socket()
-        holder.connect(str(spec.ivshmem_socket))
+        name = f"sl-guest-{spec.vm_id}"
+        self.memory_fd = self._own(shared_memfd(name, spec.memory)[0] if huge else sealed_memfd(name, spec.memory))
         self._machine = Machine(
-            spec.vm_id, spec.run_dir, chosen, spec.memory,
-            memory_fd=self._own(shared_memfd(f"sl-guest-{spec.vm_id}", spec.memory)[0]),
+            spec.vm_id, spec.run_dir, chosen, spec.memory, memory_fd=self.memory_fd,
             kernel_fd=self._own(os.open(image.kernel, os.O_RDONLY | os.O_CLOEXEC)),
-            initramfs_fd=self._own(_initramfs(image, spec)), monitor_fd=listener.fileno(), ivshmem_fd=holder.fileno())
-        self._argv = qemu_argv(processes.program(PROGRAM), self._machine)
+            initramfs_fd=self._own(_initramfs(image, spec)), monitor_fd=listener.fileno())
 
-    def spawn(self) -> None:
+    def holder(self) -> socket.socket:
+        """Connected to the holder, once for the machine's life."""
+        holder = _socket()
+        holder.connect(str(self._spec.ivshmem_socket))
+        return holder
+
+    def spawn(self, *, doorbell: bool = False, incoming: bool = False) -> None:
+        """With its doorbell device, or without."""
+        holder = self._stack.enter_context(self.holder()) if doorbell else None
+        machine = replace(self._machine, ivshmem_fd=holder.fileno() if holder else None, incoming=incoming)
+        self._argv = qemu_argv(processes.program(PROGRAM), machine)
         user = UID_BASE + self._spec.vm_id
-        groups = [grp.getgrnam("kvm").gr_gid] if self._machine.accelerator is Accelerator.KVM else []
+        groups = [grp.getgrnam("kvm").gr_gid] if machine.accelerator is Accelerator.KVM else []
         self._spec.log_path.parent.mkdir(mode=0o700, exist_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC | os.O_CLOEXEC    # of this start alone
-        log = self._own(os.open(self._spec.log_path, flags, 0o600))
+        output = self._own(os.open(self._spec.log_path, flags, 0o600))
         # where its interface is, if it gets one
         folder = vhost.folder_make(self._spec.run_dir, self._spec.vm_id, user, ROUTER_UID)
         # restore_signals: a full log must be no reason to die
         self._child = namespaces.spawn_alone(
-            [*LIMITS, *self._argv], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder, umask=0,
-            pass_fds=self._machine.fds, user=user, group=user, extra_groups=groups, start_new_session=True,
+            [*LIMITS, *self._argv], stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=folder, umask=0,
+            pass_fds=machine.fds, user=user, group=user, extra_groups=groups, start_new_session=True,
             restore_signals=False, env=processes.environment())
 
     async def running(self) -> QemuRunning:
@@ -224,12 +292,34 @@ class _Launch:
         for thread in os.listdir(f"/proc/{pid}/task") if self._spec.cpus else ():
             os.sched_setaffinity(int(thread), self._spec.cpus)
 
-    def _socket(self) -> socket.socket:
-        return self._stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-
     def _own(self, fd: int) -> int:
         self._stack.callback(os.close, fd)
         return fd
+
+
+def _socket() -> socket.socket:
+    return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+
+
+async def _booted(running: QemuRunning) -> None:
+    """Returns when the machine waits for its doorbell device, and has done all that it can do before that."""
+    async with asyncio.timeout(TEMPLATE_TIMEOUT):
+        while BOOTED not in running.log_path.read_text(errors="replace"):
+            if not running.alive:
+                raise InstanceError("it ended", vm_id=running.vm_id)
+            await asyncio.sleep(0.02)
+    await asyncio.sleep(0.05)
+
+
+def _template_of(spec: InstanceSpec, image: Image) -> Template:
+    fd = _initramfs(image, spec)
+    try:
+        files = os.pread(fd, os.fstat(fd).st_size, 0)
+    finally:
+        os.close(fd)
+    program = processes.program(PROGRAM).resolve().stat()
+    shape = f"{SHAPE} {spec.memory} {program.st_size} {program.st_mtime_ns}"
+    return Template.of(image.folder, image.digest.encode(), files, shape.encode())
 
 
 def _initramfs(image: Image, spec: InstanceSpec) -> int:

@@ -35,6 +35,9 @@ _KERNEL_MORE = {Accelerator.KVM: "", Accelerator.TCG: " mitigations=off"}
 _WINDOW = "i440FX-pcihost.pci-hole64-size=32G"
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
+# a state that was saved in a machine of one shape is good for no other
+SHAPE = " ".join((_MACHINE, *_CPU.values(), *_ACCEL.values(), _WINDOW, KERNEL_ARGUMENTS, *_KERNEL_MORE.values()))
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -48,12 +51,14 @@ class Machine:
     kernel_fd: int
     initramfs_fd: int
     monitor_fd: int              # listens
-    ivshmem_fd: int              # connected to the holder
+    ivshmem_fd: int | None = None    # connected to the holder; None: the doorbell device comes later
+    incoming: bool = False       # goes on from a saved state, which comes by its monitor
 
     @property
     def fds(self) -> tuple[int, ...]:
         """Those that QEMU must inherit."""
-        return self.memory_fd, self.kernel_fd, self.initramfs_fd, self.monitor_fd, self.ivshmem_fd
+        doorbell = () if self.ivshmem_fd is None else (self.ivshmem_fd,)
+        return self.memory_fd, self.kernel_fd, self.initramfs_fd, self.monitor_fd, *doorbell
 
 
 def qemu_argv(program: Path, machine: Machine) -> list[str]:
@@ -70,8 +75,9 @@ def qemu_argv(program: Path, machine: Machine) -> list[str]:
         "-append", KERNEL_ARGUMENTS + _KERNEL_MORE[m.accelerator],
         "-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
         "-chardev", f"socket,id=monitor,fd={m.monitor_fd},server=on,wait=off", "-mon", "chardev=monitor,mode=control",
-        "-chardev", f"socket,id=holder,fd={m.ivshmem_fd}",
-        "-device", "ivshmem-doorbell,id=doorbell,chardev=holder,vectors=1",
+        *(() if m.ivshmem_fd is None else ("-chardev", f"socket,id=holder,fd={m.ivshmem_fd}",
+                                           "-device", "ivshmem-doorbell,id=doorbell,chardev=holder,vectors=1")),
+        *(("-incoming", "defer") if m.incoming else ()),
     ]
 
 

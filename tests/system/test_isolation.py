@@ -32,32 +32,21 @@ NAMESPACES = ("net", "mnt", "pid", "ipc", "user", "uts")
 LAYERS = pytest.mark.parametrize("layer", EDGES)
 
 
+OWN_KEY = {"self_signed": None, "certificates": [{"cert": "cert.pem", "key": "key.pem"}]}
+
+
+def key_made(folder: Path) -> None:
+    """The files of OWN_KEY."""
+    subject = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc", "-subj", "/CN=swarmline.test")
+    files = ("-keyout", folder / "key.pem", "-out", folder / "cert.pem")
+    subprocess.run(["openssl", "req", "-x509", *subject, *files], check=True, capture_output=True)
+
+
 @pytest.fixture(scope="module")
 def swarm(module_lab: Lab) -> Iterator[Swarm]:
     """A swarm with a key of our own in a file, that has served requests."""
-    with swarm_prepared(
-        module_lab, {"layer.tls": {"self_signed": None, "certificates": [{"cert": "cert.pem", "key": "key.pem"}]}}
-    ) as made:
-        subprocess.run(
-            [
-                "openssl",
-                "req",
-                "-x509",
-                "-newkey",
-                "ec",
-                "-pkeyopt",
-                "ec_paramgen_curve:prime256v1",
-                "-noenc",
-                "-subj",
-                "/CN=swarmline.test",
-                "-keyout",
-                made.folder / "key.pem",
-                "-out",
-                made.folder / "cert.pem",
-            ],
-            check=True,
-            capture_output=True,
-        )
+    with swarm_prepared(module_lab, {"layer.tls": OWN_KEY}) as made:
+        key_made(made.folder)
         made.up()
         for scheme in ("https", "http") * 4:
             curl(module_lab.client, f"{scheme}://10.77.0.10/echo", "--data", "hello")
@@ -180,12 +169,13 @@ def needles(swarm: Swarm) -> list[bytes]:
     return [secret, secret[::-1], line.encode()]
 
 
-def memory(pid: int, only: str = "") -> Iterator[bytes]:
-    """Each readable mapping of a process whose line in /proc/PID/maps contains ``only``."""
+def memory(pid: int, only: str = "", but: str = "nothing") -> Iterator[bytes]:
+    """Each readable mapping of a process whose line in /proc/PID/maps contains ``only`` and not ``but``."""
     with open(f"/proc/{pid}/mem", "rb", buffering=0) as mem:
         for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
             span, flags = line.split()[:2]
-            if "r" not in flags or only not in line or line.endswith(("[vvar]", "[vvar_vclock]", "[vsyscall]")):
+            special = line.endswith(("[vvar]", "[vvar_vclock]", "[vsyscall]"))
+            if "r" not in flags or only not in line or but in line or special:
                 continue
             start, end = (int(n, 16) for n in span.split("-"))
             mem.seek(start)

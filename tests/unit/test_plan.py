@@ -13,6 +13,7 @@ from pipeline.errors import PlanError
 from pipeline.policy.model import (
     VM_MAX,
     Chain,
+    Driver,
     Edge,
     Instance,
     Layer,
@@ -28,6 +29,7 @@ from pipeline.policy.model import (
 from pipeline.policy.plan import (
     Action,
     ActivateInstance,
+    AssignInstance,
     AttachClassifier,
     CreateEdge,
     DetachClassifier,
@@ -84,6 +86,9 @@ class World:
             assert "\n" not in str(action)
             self.check(action)
             self.actual = advance(self.actual, action)
+            if isinstance(action, AssignInstance | StopInstance):
+                left = {k: v for k, v in self.intent.change.items() if k != action.instance.vm_id}
+                self.intent = replace(self.intent, change=left)
 
     def check(self, action: Action) -> None:
         actual = self.actual
@@ -95,6 +100,17 @@ class World:
                 assert actual.router
                 assert actual.instance(instance.vm_id) is None
                 assert instance.incarnation not in self.incarnations, "a start is told from all others"
+                self.incarnations.add(instance.incarnation)
+            case AssignInstance(instance, former):
+                found = actual.instance(instance.vm_id)
+                assert found is not None and found.layers == former
+                assert instance.vm_id not in self.routed()
+                assert found.state in (VmState.READY, VmState.DRAINING)
+                if found.state is VmState.DRAINING:
+                    assert found.deadline is not None
+                    assert found.drained or found.deadline <= self.now
+                assert not set(instance.slots) & taken_slots(actual), "its former places are not free yet"
+                assert instance.incarnation not in self.incarnations
                 self.incarnations.add(instance.incarnation)
             case DrainInstance(instance):
                 assert instance.vm_id not in self.routed(), "routes change before a drain"
@@ -160,7 +176,9 @@ class World:
 
     def all_as_wanted(self) -> bool:
         wanted = sum(layer.instances for layer in self.intent.layers)
-        return len(self.actual.instances) == wanted and all(
+        warm = [i for i in self.actual.instances if not i.layers]
+        ready = len(warm) == sum(self.intent.warm.values()) and all(i.warm for i in warm)
+        return ready and len(self.actual.instances) - len(warm) == wanted and all(
             len(pool) == layer.instances
             and all(i.state is VmState.ACTIVE and i.revision == layer.revision for i in pool)
             for layer in self.intent.layers
@@ -169,6 +187,14 @@ class World:
 
     def scale(self, layer: LayerId, count: int) -> None:
         self.intent = replace(self.intent, layers=scale(self.intent.layers, layer, count))
+
+    def change(self, vm_id: int, to: LayerId, **more: bool) -> None:
+        """As the manager does it: its former layer wants one less, the other one more."""
+        (old,) = self.actual.instance(vm_id).layers  # type: ignore[union-attr]
+        counts = {layer.id: layer for layer in self.intent.layers}
+        self.scale(to, counts[to].instances + 1)
+        self.scale(old, max(counts[old].instances - 1, counts[old].min))
+        self.intent = replace(self.intent, change={**self.intent.change, vm_id: to}, **more)
 
     def pool(self, layer: LayerId, *states: VmState) -> tuple[Instance, ...]:
         return self.actual.pool(layer, *states)
@@ -258,6 +284,115 @@ def test_an_adopted_swarm_needs_nothing(world: World) -> None:
     """A manager that restarts finds the instances, and has not read any status yet."""
     found = replace(world.actual, instances=tuple(replace(i, status=None) for i in world.actual.instances))
     assert diff(found, desired(found, INTENT, world.now)) == ()
+
+
+# ---- warm instances, and those that get another layer
+
+WARM = replace(INTENT, warm={Driver.PROCESS: 2})
+
+
+def warm_of(world: World) -> list[Instance]:
+    return [i for i in world.actual.instances if not i.layers]
+
+
+def test_a_layer_that_grows_takes_a_warm_one_and_the_pool_is_filled_again() -> None:
+    world = World(WARM)
+    world.settle()
+    ready = warm_of(world)
+    assert len(ready) == 2
+    world.scale(TLS, 3)
+    actions = world.act()
+    assert kinds(actions) == [AssignInstance, StartInstance]
+    (taken,) = (a.instance for a in actions if isinstance(a, AssignInstance))
+    assert taken.vm_id in {i.vm_id for i in ready} and taken.layers == (TLS,)
+    (filled,) = (a.instance for a in actions if isinstance(a, StartInstance))
+    assert filled.layers == ()
+    world.settle()
+    assert taken.vm_id in world.flowing(TLS)
+
+
+def test_those_of_another_driver_are_not_taken() -> None:
+    layers = tuple(replace(layer, driver=Driver.QEMU) if layer.id is TLS else layer for layer in LAYERS)
+    world = World(replace(WARM, layers=layers))
+    world.settle()
+    world.scale(TLS, 3)
+    assert kinds(world.act()) == [StartInstance]
+
+
+def test_a_warm_one_that_failed_is_replaced() -> None:
+    world = World(WARM)
+    world.settle()
+    victim = warm_of(world)[0]
+    world.actual = world.actual.with_instance(victim.to(VmState.FAILED))
+    assert sorted(kinds(world.act()), key=str) == [StartInstance, StopInstance]
+    world.settle()
+
+
+def test_warm_ones_that_keep_dying_are_not_started_at_once() -> None:
+    world = World(replace(WARM, held=frozenset({LayerId.NONE})))
+    assert all(a.instance.layers for a in world.act() if isinstance(a, StartInstance))
+
+
+def test_a_smaller_pool() -> None:
+    world = World(WARM)
+    world.settle()
+    world.intent = replace(world.intent, warm={Driver.PROCESS: 1})
+    assert kinds(world.act()) == [StopInstance]
+    world.settle()
+
+
+def test_change_of_a_layer_drains_first(world: World) -> None:
+    walker = world.pool(TLS)[0]
+    world.change(walker.vm_id, HTTP)
+    actions = world.act()
+    assert kinds(actions) == [SetRoutes, DrainInstance]
+    assert world.act() == (), "it is counted where it goes, and nobody replaces it where it was"
+    world.become(world.pool(TLS, VmState.DRAINING)[0], VmState.DRAINING, flows=1)
+    assert world.act() == ()
+    world.become(world.pool(TLS, VmState.DRAINING)[0], VmState.DRAINING)
+    assert kinds(world.act()) == [SetRoutes, AssignInstance]
+    now = world.actual.instance(walker.vm_id)
+    assert now is not None
+    assert (now.layers, now.state) == ((HTTP,), VmState.BOOTING)
+    assert now.incarnation > walker.incarnation
+    assert {s.edge for s in now.slots} == {"tcp-http", "tls-http", "http-app"}
+    assert {r.slot for r in world.actual.retired} == set(walker.slots)
+    world.settle()
+    assert (len(world.flowing(TLS)), len(world.flowing(HTTP))) == (1, 3)
+
+
+def test_change_that_a_manager_does_not_live_to_end(world: World) -> None:
+    """The next one reads it in the instance."""
+    walker = world.pool(TLS)[0]
+    world.change(walker.vm_id, HTTP)
+    world.act()
+    world.intent = replace(world.intent, change={})
+    world.settle()
+    assert walker.vm_id in world.flowing(HTTP)
+
+
+def test_change_of_the_last_one_needs_force(world: World) -> None:
+    last = world.pool(TCP)[0]
+    world.change(last.vm_id, APP)
+    with pytest.raises(PlanError, match="layer tcp would have 0 active instances"):
+        world.plan()
+    world.intent = replace(world.intent, force=True)
+    world.act()
+    world.intent = replace(world.intent, force=False)
+    world.settle()
+    assert last.vm_id in world.flowing(APP)
+    assert len(world.flowing(TCP)) == 1
+
+
+def test_a_warm_one_that_is_named_is_the_one() -> None:
+    world = World(WARM)
+    world.settle()
+    named = warm_of(world)[1]
+    world.scale(APP, 3)
+    world.intent = replace(world.intent, change={named.vm_id: APP})
+    actions = world.act()
+    assert [a.instance.vm_id for a in actions if isinstance(a, AssignInstance)] == [named.vm_id]
+    world.settle()
 
 
 # ---- scaling and draining
@@ -602,6 +737,23 @@ class AnyOrder(RuleBasedStateMachine):
             self.world.become(instance, VmState.READY)
         elif instance.state is VmState.DRAINING:
             self.world.become(instance, VmState.DRAINING, flows=pick.randrange(2))  # type: ignore[attr-defined]
+
+    @rule(count=st.integers(0, 2))
+    def warm(self, count: int) -> None:
+        self.world.intent = replace(self.world.intent, warm={Driver.PROCESS: count})
+
+    @rule(pick=st.randoms(use_true_random=False), to=st.sampled_from(LAYERS))
+    def change(self, pick: object, to: Layer) -> None:
+        layers = {p.id: p for p in self.world.intent.layers}
+        live = [i for layer in layers for i in self.world.pool(layer, VmState.ACTIVE) if layer is not to.id]
+        if not live or to.id not in layers or layers[to.id].instances == to.max:
+            return
+        before = self.world.intent
+        self.world.change(pick.choice(live).vm_id, to.id)  # type: ignore[attr-defined]
+        try:
+            self.world.plan()
+        except PlanError:
+            self.world.intent = before
 
     @rule(services=st.sampled_from([(HTTPS,), (PLAIN,), (HTTPS, PLAIN)]))
     def serve(self, services: tuple[Service, ...]) -> None:

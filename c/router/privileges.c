@@ -89,7 +89,7 @@ static int syscalls_limit(enum sl_privileges_kind kind)
 		SCMP_SYS(rt_sigreturn), SCMP_SYS(restart_syscall), SCMP_SYS(exit_group),
 		/* a vhost-user port: its own events, the peer's descriptors and memory */
 		SCMP_SYS(epoll_create1), SCMP_SYS(eventfd2), SCMP_SYS(timerfd_create), SCMP_SYS(timerfd_settime),
-		SCMP_SYS(connect), SCMP_SYS(preadv2), SCMP_SYS(fstat), SCMP_SYS(newfstatat), SCMP_SYS(io_submit),
+		SCMP_SYS(connect), SCMP_SYS(shutdown), SCMP_SYS(preadv2), SCMP_SYS(fstat), SCMP_SYS(newfstatat), SCMP_SYS(io_submit),
 		SCMP_SYS(io_getevents),
 	};
 	static const int fcntls[] = { F_GETFL, F_SETFL, F_GET_SEALS };
@@ -102,6 +102,9 @@ static int syscalls_limit(enum sl_privileges_kind kind)
 	/* a new port: made non-blocking, asked for its kind, its memory allocated, its socket connected */
 	for (i = 0; !err && i < sl_nb(fcntls); i++)
 		err = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(fcntl), 1, SCMP_A1(SCMP_CMP_EQ, (uint64_t)fcntls[i]));
+	if (!err)
+		err = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(setsockopt), 2, SCMP_A1(SCMP_CMP_EQ, SOL_SOCKET),
+				       SCMP_A2(SCMP_CMP_EQ, SO_LINGER));
 	if (!err)
 		err = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(socket), 1, SCMP_A0(SCMP_CMP_EQ, AF_UNIX));
 	if (!err)

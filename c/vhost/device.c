@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "vhost/device.h"
+#include "vhost/socket.h"
 
 enum { OK = -1 };                         /* otherwise which SL_VHOST_MSG_ or SL_VHOST_RING_ was violated */
 
@@ -339,7 +340,7 @@ int sl_vhost_message(struct sl_vhost *d, struct sl_vu_msg *m, struct sl_vu_msg *
 	pairs_note(d);
 	for (i = 0; i < m->nb_fd; i++)
 		if (m->fds[i] >= 0)
-			close(m->fds[i]);
+			sl_vhost_fd_close(m->fds[i]);
 	m->nb_fd = 0;
 	if (ack && !sl_vu_has_answer(m->hdr.request))
 		answer_u64(answer, wrong != OK);

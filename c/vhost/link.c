@@ -16,6 +16,11 @@ enum {
 	HEADER_LEN = sizeof(struct sl_vu_header),
 };
 
+union fds_room {
+	struct cmsghdr align;
+	char room[CMSG_SPACE(SL_VU_FDS_MAX * sizeof(int))];
+};
+
 enum event { EVENT_SOCK, EVENT_LISTEN, EVENT_TIMER, EVENT_WAKE, EVENT_KICK };   /* + number of the ring */
 
 static int watch(struct sl_vhost_link *l, int fd, uint64_t event)
@@ -107,17 +112,39 @@ static void quarantine(struct sl_vhost_link *l)
 	timer_set(l, l->penalty_ms);
 }
 
+static void fds_drop(struct sl_vu_msg *m)
+{
+	while (m->nb_fd)
+		sl_vhost_fd_close(m->fds[--m->nb_fd]);
+}
+
+/* Closes the socket. What is still in its queue is taken out before, because of the descriptors. */
+static void sock_close(struct sl_vhost_link *l)
+{
+	union fds_room cbuf;
+	struct iovec iov = { &l->msg.body, sizeof(l->msg.body) };
+	struct msghdr msg;
+
+	unwatch(l, l->sock);
+	shutdown(l->sock, SHUT_RDWR);   /* nothing more comes in: the loop ends */
+	do {
+		fds_drop(&l->msg);
+		msg = (struct msghdr){
+			.msg_iov = &iov, .msg_iovlen = 1, .msg_control = cbuf.room, .msg_controllen = sizeof(cbuf.room),
+		};
+		if (recvmsg(l->sock, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC) <= 0)
+			break;
+		sl_vhost_fds_take(&l->msg, &msg);
+	} while (true);
+	close(l->sock);
+	l->sock = -1;
+}
+
 static void down(struct sl_vhost_link *l, bool violated)
 {
 	int storm;
-	uint32_t i;
 
-	unwatch(l, l->sock);
-	close(l->sock);
-	l->sock = -1;
-	for (i = 0; i < l->msg.nb_fd; i++)
-		close(l->msg.fds[i]);
-	l->msg.nb_fd = 0;
+	sock_close(l);
 	sl_vhost_reset(&l->dev);
 	if (sl_now_ns() - l->up_ns > SL_VHOST_GOOD_MS * 1000000ull)
 		l->penalty_ms = 0;
@@ -153,38 +180,10 @@ void sl_vhost_link_check(struct sl_vhost_link *l)
 
 /* ---- messages ---------------------------------------------------------------------------------------------------- */
 
-/* Appends received descriptors to the message's; false: too many, they are closed. */
-static bool fds_take(struct sl_vu_msg *m, struct msghdr *msg)
-{
-	bool fits = !(msg->msg_flags & MSG_CTRUNC);
-	struct cmsghdr *cm;
-	uint32_t i, nb;
-	int fd;
-
-	for (cm = CMSG_FIRSTHDR(msg); cm; cm = CMSG_NXTHDR(msg, cm)) {
-		if (cm->cmsg_level != SOL_SOCKET || cm->cmsg_type != SCM_RIGHTS)
-			continue;
-		nb = (uint32_t)((cm->cmsg_len - CMSG_LEN(0)) / sizeof(int));
-		for (i = 0; i < nb; i++) {
-			memcpy(&fd, CMSG_DATA(cm) + i * sizeof(int), sizeof(int));
-			if (m->nb_fd < SL_VU_FDS_MAX) {
-				m->fds[m->nb_fd++] = fd;
-			} else {
-				close(fd);
-				fits = false;
-			}
-		}
-	}
-	return fits;
-}
-
 /* Reads on where the last read stopped. >0: progress; 0: nothing more now; -EPIPE: closed; -EPROTO: violation. */
 static int message_read(struct sl_vhost_link *l)
 {
-	union {
-		struct cmsghdr align;
-		char room[CMSG_SPACE(SL_VU_FDS_MAX * sizeof(int))];
-	} cbuf;
+	union fds_room cbuf;
 	bool in_header = l->have < HEADER_LEN;
 	struct iovec iov = {
 		in_header ? (uint8_t *)&l->msg.hdr + l->have : (uint8_t *)&l->msg.body + (l->have - HEADER_LEN),
@@ -199,7 +198,7 @@ static int message_read(struct sl_vhost_link *l)
 		return errno == EAGAIN || errno == EINTR ? 0 : -EPIPE;
 	if (!len)
 		return -EPIPE;
-	if (!fds_take(&l->msg, &msg)) {
+	if (!sl_vhost_fds_take(&l->msg, &msg)) {
 		l->dev.count[SL_VHOST_MSG_FDS]++;
 		return -EPROTO;
 	}
@@ -369,13 +368,9 @@ int sl_vhost_link_open(const struct sl_vhost_link_conf *conf, struct sl_vhost_li
 
 void sl_vhost_link_close(struct sl_vhost_link *l)
 {
-	uint32_t i;
-
 	sl_vhost_reset(&l->dev);
-	for (i = 0; i < l->msg.nb_fd; i++)
-		close(l->msg.fds[i]);
 	if (l->sock >= 0)
-		close(l->sock);
+		sock_close(l);
 	if (l->listen_fd >= 0)
 		close(l->listen_fd);
 	if (l->timer_fd >= 0)

@@ -76,3 +76,36 @@ int sl_vhost_sock_check(int fd)
 	/* a peer that went away again before it was accepted must not make us wait */
 	return flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) ? -errno : fd;
 }
+
+void sl_vhost_fd_close(int fd)
+{
+	static const struct linger off = { 0, 0 };
+	int err = setsockopt(fd, SOL_SOCKET, SO_LINGER, &off, sizeof(off));
+
+	(void)err;   /* most are no sockets */
+	close(fd);
+}
+
+bool sl_vhost_fds_take(struct sl_vu_msg *m, struct msghdr *msg)
+{
+	bool fits = !(msg->msg_flags & MSG_CTRUNC);
+	struct cmsghdr *cm;
+	uint32_t i, nb;
+	int fd;
+
+	for (cm = CMSG_FIRSTHDR(msg); cm; cm = CMSG_NXTHDR(msg, cm)) {
+		if (cm->cmsg_level != SOL_SOCKET || cm->cmsg_type != SCM_RIGHTS)
+			continue;
+		nb = (uint32_t)((cm->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+		for (i = 0; i < nb; i++) {
+			memcpy(&fd, CMSG_DATA(cm) + i * sizeof(int), sizeof(int));
+			if (m->nb_fd < SL_VU_FDS_MAX) {
+				m->fds[m->nb_fd++] = fd;
+			} else {
+				sl_vhost_fd_close(fd);
+				fits = false;
+			}
+		}
+	}
+	return fits;
+}

@@ -206,6 +206,38 @@ def test_interrupt_that_would_wait(rig: Rig) -> None:
         assert answers(rig)
 
 
+def lingering() -> socket.socket:
+    """A connection with bytes that nobody takes, whose last close() would wait a minute for that."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        sock = socket.create_connection(server.getsockname())
+        deaf, _ = server.accept()
+    sock.setblocking(False)
+    try:
+        while True:
+            sock.send(bytes(1 << 16))
+    except BlockingIOError:
+        pass
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 60))
+    DEAF.append(deaf)
+    return sock
+
+
+DEAF: list[socket.socket] = []
+
+
+@pytest.mark.parametrize("nb_before", [0, 3], ids=["handled", "queued"])
+def test_descriptor_whose_close_would_wait(rig: Rig, nb_before: int) -> None:
+    """Handled or still in the queue when the link ends."""
+    with peer_made(rig) as peer:
+        sock = lingering()
+        bad = message(SET_OWNER, b"?") * nb_before
+        socket.send_fds(peer.sock, [bad + message(SET_VRING_CALL, struct.pack("<Q", 1))], [sock.fileno()])
+        sock.close()
+        assert peer.is_cut_off()
+        assert answers(rig)
+    DEAF.pop().close()
+
+
 def test_vhost_port_listens_or_connects(rig: Rig) -> None:
     """To be a server it must be given a UNIX socket that listens; a client waits for its peer as long as it takes."""
     with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as idle, socket.socket() as other:

@@ -6,8 +6,8 @@
 
 #include "crypto/aead.h"
 
-/* Seals records of the three sizes of struct sl_crypto_figures, budget_ns for each, and sets seal_mbps, kind and
- * fallbacks; handshakes stays. 0, -ENOMEM. */
+/* Seals records of the three sizes of struct sl_crypto_figures, budget_ns (of the processor's time, of a device's) for
+ * each, and sets seal_mbps, kind and fallbacks; handshakes stays. 0, -ENOMEM. */
 int sl_measure_seal(struct sl_aead *a, uint64_t budget_ns, struct sl_crypto_figures *ret);
 
 /* Server sides of TLS 1.3 handshakes per second, at least one, for budget_ns of the client's and the server's time

@@ -118,6 +118,7 @@ static void let_go(struct sl_runner *r)
 	inst->requests = inst->bytes_in = inst->bytes_out = 0;
 	memset(inst->counters, 0, sizeof(inst->counters));
 	memset(inst->latency, 0, sizeof(inst->latency));
+	inst->crypto = (struct sl_crypto_figures){ 0 };
 	sl_memory_wipe();
 }
 

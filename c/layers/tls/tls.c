@@ -10,7 +10,7 @@
 #include "crypto/measure.h"
 #include "layers/tls/tls.h"
 
-enum { MEASURE_NS = 1000000 };   /* for each figure */
+enum { MEASURE_NS = 500000 };   /* for each figure */
 
 /* --- callbacks of the flows: each enters the connection, moves what can be moved, and leaves --- */
 

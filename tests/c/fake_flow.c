@@ -458,6 +458,16 @@ struct fake_flow *fake_take_over(struct fake *k, uint64_t request_id, const void
 	return ff;
 }
 
+bool fake_orphan(struct fake_flow *ff)
+{
+	ff->orphan = true;
+	if (ff->flow.ops->orphaned && ff->flow.ops->orphaned(&ff->flow))
+		return true;
+	ff->orphan = false;
+	fake_reset(ff, SL_ERROR_PEER_GONE);
+	return false;
+}
+
 void fake_resumed(struct fake_flow *ff, const struct sl_flow_marks *m)
 {
 	ff->flow.tx_fin = m->got_fin;

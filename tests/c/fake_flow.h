@@ -90,6 +90,8 @@ struct fake_flow *fake_open(struct fake *k, const void *msg, uint32_t len, uint3
 struct fake_flow *fake_take_over(struct fake *k, uint64_t request_id, const void *msg, uint32_t len);
 void fake_resumed(struct fake_flow *ff, const struct sl_flow_marks *m);
 void fake_hand_over(struct fake_flow *ff);   /* DRAIN with SL_F_MOVE */
+/* The peer is lost, or gives the flow up. Returns whether the layer keeps it. */
+bool fake_orphan(struct fake_flow *ff);
 /* The layer's entries on this flow are the test's now: forgets them. */
 void fake_collected(struct fake_flow *ff);
 /* What the peer can do. Each call ends a turn: due over() calls are made. */

@@ -95,7 +95,7 @@ bool sl_http_orphaned(struct sl_flow *f)
 {
 	struct http_conn *c = f->user;
 
-	if (!c || c->front != f)
+	if (!c || c->front != f || sl_list_empty(&c->token_node))
 		return false;
 	c->orphan = true;
 	if (c->heir)

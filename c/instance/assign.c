@@ -135,7 +135,7 @@ static const struct sl_layer *layer_find(uint8_t id)
 int sl_layers_load(struct sl_runner *r)
 {
 	for (unsigned i = 0; sl_layers[i]; i++) {
-		int err = sl_layers[i]->load ? sl_layers[i]->load() : 0;
+		int err = sl_layers[i]->load ? sl_layers[i]->load(&r->inst) : 0;
 
 		if (err)
 			return sl_instance_fail(&r->inst, -err, "layer %s can not be loaded: %s", sl_layers[i]->name, strerror(-err));

@@ -33,7 +33,7 @@ struct sl_layer {
 	const struct sl_flow_ops *back;      /* flows that we open towards the next layer; NULL: we are the last one */
 
 	/* What a library reads or seeds when it is used first. 0 or -errno. NULL: nothing to do */
-	int (*load)(void);
+	int (*load)(struct sl_instance *inst);
 	/* Returns 0 or -errno after sl_instance_fail() has put the reason into words. */
 	int (*init)(struct sl_instance *inst);
 	int (*start)(struct sl_instance *inst);     /* NULL: nothing to do */
@@ -68,7 +68,7 @@ struct sl_instance {
 	uint64_t requests, bytes_in, bytes_out;
 	uint64_t counters[SL_CNT_MAX];       /* by enum sl_counter */
 	uint64_t latency[SL_LATENCY_MAX];    /* by sl_answer_done */
-	struct sl_crypto_figures crypto;     /* tls: what it measured in init */
+	struct sl_crypto_figures crypto;     /* tls: what it measured in load */
 	struct sl_list answers;              /* begun and not complete, the oldest first */
 	uint32_t trace_every;
 };

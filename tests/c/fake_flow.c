@@ -38,7 +38,7 @@ void fake_conf(struct fake *k, enum sl_conf_type type, const void *data, uint32_
 
 int fake_start(struct fake *k)
 {
-	int err = k->layer->load ? k->layer->load() : 0;
+	int err = k->layer->load ? k->layer->load(&k->inst) : 0;
 
 	err = err ? err : k->layer->init(&k->inst);
 	if (!err && k->layer->start)

@@ -108,16 +108,22 @@ class QemuDriver(Driver):
         try:
             image = images.load(self._image_folder)
             chosen = (await asyncio.to_thread(accelerator, image)).accelerator
-            if chosen is Accelerator.TCG and (restored := await self._from_template(spec, image)):
-                return restored
+            restored = await self._from_template(spec, image) if chosen is Accelerator.TCG else None
+        except (HostError, OSError) as error:
+            raise _failure(spec, error) from error
+        return restored or await self.boot(spec)
+
+    async def boot(self, spec: InstanceSpec) -> QemuRunning:
+        """Without a template."""
+        try:
+            image = images.load(self._image_folder)
+            chosen = (await asyncio.to_thread(accelerator, image)).accelerator
             with ExitStack() as stack:
                 launch = _Launch(spec, image, chosen, stack)
                 launch.spawn(doorbell=True)
                 return await launch.running()
         except (HostError, OSError) as error:
-            hint = error.hint if isinstance(error, HostError) else ""
-            raise LaunchError(f"instance {spec.vm_id} did not start: {error}", argv=(), vm_id=spec.vm_id,
-                              hint=hint) from error
+            raise _failure(spec, error) from error
 
     async def _from_template(self, spec: InstanceSpec, image: Image) -> QemuRunning | None:
         """None: that did not work, so it is to be booted."""
@@ -295,6 +301,11 @@ class _Launch:
     def _own(self, fd: int) -> int:
         self._stack.callback(os.close, fd)
         return fd
+
+
+def _failure(spec: InstanceSpec, error: HostError | OSError) -> LaunchError:
+    hint = error.hint if isinstance(error, HostError) else ""
+    return LaunchError(f"instance {spec.vm_id} did not start: {error}", argv=(), vm_id=spec.vm_id, hint=hint)
 
 
 def _socket() -> socket.socket:

@@ -12,12 +12,13 @@ from rich.console import Console
 from rich.markup import escape
 from support import ROOT
 
-from bench import classifier, crypto, edge, idle, unequal, vhost, web
+from bench import classifier, crypto, edge, idle, scale, unequal, vhost, web
 from bench.harness import Bench, Row, run
 from bench.native import BUILD
 
 _BUSY = 0.7   # load average from which on other work is in the way
-GROUPS = (*edge.GROUPS, *vhost.GROUPS, *classifier.GROUPS, *crypto.GROUPS, *web.GROUPS, *unequal.GROUPS, *idle.GROUPS)
+GROUPS = (*edge.GROUPS, *vhost.GROUPS, *classifier.GROUPS, *crypto.GROUPS, *web.GROUPS, *unequal.GROUPS, *scale.GROUPS,
+          *idle.GROUPS)
 
 
 def _number(value: float | None) -> str:

@@ -131,11 +131,14 @@ def site_made() -> Iterator[Path]:
 
 @contextmanager
 def swarm_up(
-    folder: Path, prefix: str, pinned: bool = True, apps: int = 1, environ: Mapping[str, str] | None = None
+    folder: Path, prefix: str, pinned: bool = True, apps: int = 1, environ: Mapping[str, str] | None = None,
+    more: str = "",
 ) -> Iterator[Server]:
-    """One instance of each layer (and so many of app), all of it on core 0 if pinned."""
+    """One instance of each layer (and so many of app), all of it on core 0 if pinned. ``more``: of the config, behind
+    [layer.app].
+    """
     config, run_dir = folder / "swarm.toml", folder / "run"
-    config.write_text(_SWARM.format(prefix=prefix, folder=folder, apps=apps))
+    config.write_text(_SWARM.format(prefix=prefix, folder=folder, apps=apps) + more)
     program = str(Path(sys.executable).parent / "swarmline")
     with lab_made(prefix):
         try:

@@ -751,7 +751,7 @@ class AnyOrder(RuleBasedStateMachine):
         before = self.world.intent
         self.world.change(pick.choice(live).vm_id, to.id)  # type: ignore[attr-defined]
         try:
-            self.world.plan()
+            self.world.act()
         except PlanError:
             self.world.intent = before
 

@@ -26,10 +26,11 @@ from pipeline.host.processes import log_tail
 from pipeline.policy import plan
 from pipeline.policy.config import Config
 from pipeline.policy.health import CrashLoops, Heartbeats
-from pipeline.policy.model import Instance, Layer, LayerId, Swarm, VmState
+from pipeline.policy.model import Instance, Layer, LayerId, RoutingTable, Swarm, VmState
 from pipeline.policy.scaling import WINDOW, Peaks, Sample, decide
 
 TURN = 0.2                 # seconds between two looks if nothing rings
+PROBE_TURN = 0.02          # the same while an instance waits for its peers
 DRAIN_GRACE = 0.5          # seconds in which frames that were under way to a draining instance may still open flows
 RETRY = 1.0                # seconds after an action failed
 BOOT_STARVED = 4           # times as long may an instance boot that only lacks a CPU
@@ -76,6 +77,7 @@ class Manager:
         self._samples: deque[Sample] = deque()
         self._scaled_at: dict[LayerId, float] = {}
         self._peaks: dict[LayerId, Peaks] = {}
+        self._named: dict[int, int] = {}   # incarnation -> epoch of the first table that names it
         self._silent: set[int] = set()
         self._former: tuple[Config, plan.Intent] | None = None     # before the last reload
         self._router_died = False
@@ -93,6 +95,7 @@ class Manager:
             if (former := self.actor.recall()) is not None:
                 self.note("adopted", f"took over {len(former.instances)} instances of a former manager")
                 self.actual, self.complete = former, True
+                self._name(former.routing)
                 self.intent = replace(self.intent, layers=_scaled_as(self.intent.layers, former.layers))
                 await self.actor.adopt(former)
             else:
@@ -107,7 +110,8 @@ class Manager:
 
     async def _sleep(self) -> None:
         waits = [asyncio.create_task(self._wake.wait()), asyncio.create_task(self.ended.wait())]
-        await asyncio.wait(waits, timeout=TURN, return_when=asyncio.FIRST_COMPLETED)
+        soon = any(i.state is VmState.READY and not i.linked for i in self.actual.instances)
+        await asyncio.wait(waits, timeout=PROBE_TURN if soon else TURN, return_when=asyncio.FIRST_COMPLETED)
         for task in waits:
             task.cancel()
 
@@ -172,9 +176,16 @@ class Manager:
         if isinstance(action, plan.DrainInstance):
             self._drained_at[action.instance.vm_id] = time.monotonic()
         if isinstance(action, plan.SetRoutes):
+            self._name(action.table)
             self._remember()       # a manager that comes after this one must not use the epoch again
         if isinstance(action, plan.StopInstance):
             self._forget(action.instance.vm_id)
+
+    def _name(self, table: RoutingTable) -> None:
+        """Notes for each instance the first table that its peers know it by."""
+        members = {route.vm_id for routes in table.routes.values() for route in routes}
+        known = {i.incarnation: table.epoch for i in self.actual.instances if i.vm_id in members}
+        self._named = {**known, **{k: epoch for k, epoch in self._named.items() if k in known}}
 
     def _forget(self, vm_id: int) -> None:
         self._drained_at.pop(vm_id, None)
@@ -206,7 +217,7 @@ class Manager:
             self.actual = self.actual.with_instance(instance)
             report = report if report.status.state is VmState.FAILED else None
         elif report is not None:
-            instance = replace(instance, pid=pid, status=self._settled(instance, report).status)
+            instance = self._probed(replace(instance, pid=pid, status=self._settled(instance, report).status))
             self.actual = self.actual.with_instance(instance)
             for slot, epoch in zip(instance.slots, report.routes_seen, strict=False):
                 self.actual = plan.acknowledge(self.actual, slot.edge, instance.vm_id, epoch)
@@ -214,7 +225,7 @@ class Manager:
             self._instance_failed(instance, report, "ended")
         elif (report and instance.state is VmState.BOOTING and report.status.state is VmState.READY
               and report.status.protocol_layers == instance.layers):
-            self.actual = self.actual.with_instance(instance.to(VmState.READY))
+            self.actual = self.actual.with_instance(self._probed(instance.to(VmState.READY)))
             self.note("ready", f"{instance} is ready", vm_id=instance.vm_id)
         elif instance.state is VmState.BOOTING:
             age = time.monotonic() - self._started_at.get(instance.vm_id, 0.0)
@@ -223,6 +234,14 @@ class Manager:
                 self._instance_failed(instance, report, f"was not ready within {age:.0f} s")
         elif instance.vm_id in self._silent:
             self._instance_failed(instance, report, "gave no heartbeat")
+
+    def _probed(self, instance: Instance) -> Instance:
+        """Notes of a ready one whether it can be reached through its edges."""
+        if instance.state is not VmState.READY:
+            return instance
+        seen = {vm_id: report.routes_seen for vm_id, report in self.reports.items()}
+        named = self._named.get(instance.incarnation, 0)
+        return replace(instance, linked=plan.linked(self.actual, instance, named, seen))
 
     def _settled(self, instance: Instance, report: Report) -> Report:
         """A draining instance counts as drained only after what was under way to it has arrived."""

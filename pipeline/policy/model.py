@@ -74,7 +74,7 @@ class VmState(IntEnum):
 # DEFINED      BOOTING     the manager starts it
 # BOOTING      READY       it has attached its edges; or it is warm, and waits for a layer
 # READY        BOOTING     warm, and was given a layer
-# READY        ACTIVE      the manager saw its heartbeat
+# READY        ACTIVE      the manager saw its heartbeat, and that it and peers across its edges have found each other
 # ACTIVE       DRAINING    the manager drains it
 # DRAINING     GONE        no flow left, or the deadline passed
 # DRAINING     BOOTING     the same, and was given another layer
@@ -364,6 +364,7 @@ class Instance:
     deadline: float | None = field(default=None, compare=False)     # of a drain, CLOCK_MONOTONIC seconds
     becomes: LayerId | None = field(default=None, compare=False)    # the layer that it gets once it has drained
     status: VMStatus | None = field(default=None, compare=False)
+    linked: bool = field(default=True, compare=False)               # of a ready one: see plan.linked
 
     def to(self, state: VmState) -> Instance:
         """The same instance in the next state. Raises PlanError for a step that TRANSITIONS does not have."""

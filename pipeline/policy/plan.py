@@ -446,8 +446,27 @@ def _routing(actual: Swarm, wanted: Swarm) -> RoutingTable:
 
 # ---- what to do
 
+def linked(swarm: Swarm, instance: Instance, named: int, seen: Mapping[int, Sequence[int]]) -> bool:
+    """The probe of a ready instance through its edges: it has set up its rings to those across, and on each edge one of
+    these at least its rings to it (one that does not, because it is hostile or stuck, shall not hold it up).
+
+    ``named``: epoch of the first table that names it, 0: none does yet. ``seen``: of each instance, the latest epoch
+    that it has carried out on each of its edges (routes_seen).
+    """
+    def done(who: Instance, edge: str) -> bool:
+        epochs = [epoch for slot, epoch in zip(who.slots, seen.get(who.vm_id, ()), strict=False) if slot.edge == edge]
+        return bool(named) and any(epoch >= named for epoch in epochs)
+
+    active = [i for i in swarm.instances if i.state is VmState.ACTIVE and i.vm_id != instance.vm_id]
+    for slot in instance.slots:
+        across = [i for i in active for s in i.slots if s.edge == slot.edge and s.side is slot.side.other]
+        if across and not (done(instance, slot.edge) and any(done(peer, slot.edge) for peer in across)):
+            return False
+    return True
+
+
 def _can_activate(instance: Instance) -> bool:
-    return instance.state is VmState.READY and instance.has_heartbeat
+    return instance.state is VmState.READY and instance.has_heartbeat and instance.linked
 
 
 def diff(actual: Swarm, wanted: Swarm, *, force: bool = False) -> tuple[Action, ...]:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a change of the first layer's set costs, on the live maps: few new flows move, and no existing one."""
 
+import re
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -10,6 +11,7 @@ from support.lab import Lab
 from system.clients import Load, dial
 from system.swarm_rig import Swarm, eventually, swarm_made
 
+from pipeline.cli.client import call
 from pipeline.host.classifier import Pins, pin_root
 from pipeline.policy.routing import disruption
 
@@ -86,3 +88,15 @@ def test_new_and_existing_flows_when_the_set_changes(swarm: Swarm) -> None:
 
 def active(swarm: Swarm) -> int:
     return len(swarm.instances("tcp"))
+
+
+def test_peers_know_an_instance_before_it_gets_flows(swarm: Swarm) -> None:
+    """ready, then a table that names it without a share, and only then active."""
+    swarm.command("scale", "app=3")
+    newest = max(i["vm_id"] for i in swarm.eventually_active("app", 3))
+    told = call(swarm.run_dir, "GET", "/v1/events")["events"]
+    its_own = re.compile(rf"(activate )?app instance {newest}( is ready)?$|set routes.*app: [^;)]*\b{newest}\b")
+    kinds = [event["kind"] for event in told if its_own.match(event["text"])]
+    assert kinds[:3] == ["ready", "set-routes", "activate-instance"], kinds
+    swarm.command("scale", "app=2")
+    swarm.eventually_active("app", 2)

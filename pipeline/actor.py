@@ -38,6 +38,7 @@ from pipeline.host.holder_client import HolderClient, InstanceFds
 from pipeline.host.memory import sealed_memfd
 from pipeline.host.nic import Gateway, NicFacts, facts_of
 from pipeline.host.pins import MAGLEV_SIZE
+from pipeline.host.placer import Placer
 from pipeline.host.router import Router, RouterFacts, RouterSpec
 from pipeline.host.tap import TapSpec
 from pipeline.instances.conf import ConfItem, Secrets, conf_items
@@ -90,6 +91,7 @@ class Actor:
         self._routing = RoutingTable()
         self._tables: dict[int, tuple[tuple[int, int], ...]] = {}
         self._trace_every = 0
+        self._placer = Placer(config)
 
     # ---- life
 
@@ -115,6 +117,7 @@ class Actor:
         """
         self._secrets = self._load_secrets(config)
         self.config = config
+        self._placer.configure(config)
         return sha256(b"".join(pair.cert + pair.key for pair in self._secrets.key_pairs)).hexdigest()[:12]
 
     @property
@@ -184,6 +187,8 @@ class Actor:
         key = keys.GRANTS.format(instance.vm_id)
         grants = self.holder.fd_get(key)[0] if key in self.holder.fd_list() else -1
         member.running = await self._driver(instance).adopt(self._spec(member, instance), pid, grants) if pid else None
+        if member.running and instance.layers:
+            self._placer.instance(instance.vm_id, instance.layers[0], member.running.pid)
         if member.running and instance.state is not VmState.BOOTING:      # a start that was cut off is not gone on with
             member.watcher = asyncio.create_task(self._watch(member))
         else:
@@ -212,7 +217,8 @@ class Actor:
         """Does it, or raises SwarmlineError. ``wanted`` is the swarm that the plan aims at."""
         match action:
             case plan.CreateEdge(edge):
-                self.edges[edge.name] = EdgeMemory.create(self.holder, edge)
+                self.edges[edge.name] = memory = EdgeMemory.create(self.holder, edge)
+                self._placer.edge(edge.name, memory.fd, memory.length)
             case plan.RemoveEdge(edge):
                 self.edges.pop(edge.name).close()
                 self.holder.edge_remove(edge.id)
@@ -307,6 +313,8 @@ class Actor:
     def _give(self, member: Member, instance: Instance) -> None:
         """The assignment, then what it needs: the instance takes it when it has both."""
         member.instance, member.seats = instance, instance.slots
+        if member.running:
+            self._placer.instance(instance.vm_id, instance.layers[0], member.running.pid)
         assignment = self._assignment(instance)
         number = member.control.assign(assignment, self._conf(instance))
         self._write_routes(member, self._routing)
@@ -413,6 +421,7 @@ class Actor:
 
     def _forget(self, vm_id: int) -> None:
         member = self.members.pop(vm_id)
+        self._placer.gone(vm_id)
         self._doorbells.remove(member.fds.manager)
         self.holder.instance_remove(vm_id)
         if (key := keys.GRANTS.format(vm_id)) in self.holder.fd_list():
@@ -518,7 +527,9 @@ class Actor:
 
     async def _start_router(self) -> None:
         self.router = self.router or self._new_router()
-        self._know_nic(await self.router.start())
+        facts = await self.router.start()
+        self._know_nic(facts)
+        self._placer.router(facts.pid)
         self._router_tell(self.config.services)
         self._watch_router()
 

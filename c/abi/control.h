@@ -164,6 +164,19 @@ struct sl_crypto_figures {
 };
 _Static_assert(sizeof(struct sl_crypto_figures) == 24, "no implicit padding");
 
+/* Bits of hardware_affinity: what an instance has and is best with. */
+enum sl_hardware {
+	SL_HARDWARE_AES_NI = 0x1,       /* x86 AES instructions */
+	SL_HARDWARE_VAES = 0x2,         /* their vector form */
+	SL_HARDWARE_SHA_NI = 0x4,
+	SL_HARDWARE_AVX512 = 0x8,
+	SL_HARDWARE_ARM_CE = 0x10,      /* ARMv8 crypto extensions */
+	SL_HARDWARE_GFNI = 0x20,        /* x86 Galois field instructions */
+	SL_HARDWARE_QAT = 0x10000,      /* Intel QuickAssist function */
+	SL_HARDWARE_CRYPTO = 0x20000,   /* another crypto accelerator, by virtio-crypto or vfio */
+	SL_HARDWARE_NIC_VF = 0x40000,   /* an own virtual function of the NIC */
+};
+
 /* VMStatus. Writer: instance. Readers: manager, tools. */
 struct sl_vm_status {
 	__u32 seq;
@@ -172,7 +185,7 @@ struct sl_vm_status {
 	__u8 nb_layers;
 	__u8 protocol_layers[8];     /* enum sl_layer_id; none: a warm instance waits for a layer */
 	__u64 heartbeat_ns;
-	__u64 hardware_affinity;     /* bits: what this instance has and uses */
+	__u64 hardware_affinity;     /* bits of enum sl_hardware */
 	__u64 oldest_ns;             /* age of the oldest answer that is begun and not complete (see latency); 0 = none */
 	__u32 load;                  /* busy share of the last interval, 0 ... 1000 */
 	__u32 available_capacity;    /* 1000 - load, 0 when not active */

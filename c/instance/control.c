@@ -77,6 +77,7 @@ int sl_control_attach(struct sl_runner *r)
 	r->trace = (void *)((char *)c + c->trace_off);
 	r->inst.vm_id = (uint16_t)c->vm_id;
 	r->spin_ns = (uint64_t)c->spin_us * 1000;
+	r->hardware = sl_cpu_hardware();
 	return 0;
 }
 
@@ -276,6 +277,7 @@ void sl_status_publish(struct sl_runner *r, bool tell)
 	s->nb_layers = r->inst.layer ? 1 : 0;
 	s->protocol_layers[0] = r->inst.layer ? r->inst.layer->id : SL_LAYER_NONE;
 	s->heartbeat_ns = r->inst.now_ns;
+	s->hardware_affinity = r->hardware;
 	s->load = r->load;
 	s->available_capacity = r->inst.state == SL_VM_ACTIVE ? 1000 - r->load : 0;
 	s->active_flows = r->inst.active_flows;

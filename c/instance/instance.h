@@ -45,6 +45,7 @@ struct sl_runner {
 	uint64_t busy_ns, busy_before, busy_since;
 	uint32_t load;
 	uint32_t depth;                       /* as the peers see it */
+	uint64_t hardware;                    /* bits of enum sl_hardware */
 	bool server_gone;                     /* the holder died: no joins and leaves any more, work goes on */
 	bool stopping;
 	struct epoll_event *batch;            /* events being handled, so that sl_watch_del can forget those of a freed watch */
@@ -57,6 +58,10 @@ static inline struct sl_runner *sl_runner_of(struct sl_instance *inst)
 {
 	return sl_container_of(inst, struct sl_runner, inst);
 }
+
+/* cpu.c */
+/* Bits of enum sl_hardware that the CPUs have. */
+uint64_t sl_cpu_hardware(void);
 
 /* control.c */
 /* Maps a control region and checks its header: -ENOMEM, -EPROTO: another ABI version, -EINVAL: contradictory. */

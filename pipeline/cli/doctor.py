@@ -16,9 +16,13 @@ from pipeline.cli import preflight
 from pipeline.cli.options import Json, print_json
 from pipeline.errors import HostError, SwarmlineError
 from pipeline.host import hugepages, processes
+from pipeline.host.hardware import inventory
+from pipeline.host.wishes import wishes
 from pipeline.instances.guests import check
 from pipeline.instances.qemu_argv import Accelerator
+from pipeline.policy.affinity import ACCELERATORS
 from pipeline.policy.model import Driver, Layer, LayerId
+from pipeline.policy.placement import place
 
 
 @dataclass(frozen=True)
@@ -38,10 +42,11 @@ def doctor(file: Annotated[Path | None, typer.Argument(help="Also check this con
     """
     checks: list[tuple[str, Callable[[], Finding]]] = [
         ("rights", _rights), ("kernel", _kernel), ("programs", _programs), ("tun", _tun), ("hugepages", _hugepages),
-        ("cpus", _cpus), ("virtual machines", _guests)]
+        ("cpus", _cpus), ("hardware", _hardware), ("virtual machines", _guests)]
     findings = [_try(name, check) for name, check in checks]
     if file is not None:
         findings.append(_try("config file", lambda: _config(file)))
+        findings.append(_try("placement", lambda: _placement(file)))
     if as_json:
         print_json([asdict(f) for f in findings])
     else:
@@ -117,6 +122,24 @@ def _config(file: Path) -> Finding:
     pages, guests = preflight.machine(config), preflight.guests(config)
     more = f", virtual machines of {guests.pages}" if guests else ""
     return Finding("config file", "ok", f"{file}: {len(config.services)} services, edges of {pages} hugepages{more}")
+
+
+def _hardware() -> Finding:
+    machine = inventory()
+    usable = [f for f in machine.functions if f.affinity & ACCELERATORS]
+    words = ", ".join(sorted({f.what for f in usable})) or "no accelerators"
+    if usable and not machine.iommu:
+        return Finding("hardware", "warning", f"{words}, but no IOMMU: they can not be given to a VM")
+    return Finding("hardware", "ok", f"{len(machine.nodes)} NUMA nodes, {words}; `swarmline hardware` tells more")
+
+
+def _placement(file: Path) -> Finding:
+    """Conflicts and oversubscription."""
+    config = preflight.config(file)
+    problems = place(inventory(), wishes(config)).problems
+    if not problems:
+        return Finding("placement", "ok", "everything has a core and memory of its own, on the NIC's node")
+    return Finding("placement", "warning", "; ".join(problems))
 
 
 def register(cli: typer.Typer) -> None:

@@ -19,6 +19,7 @@
     access       who may open a socket of ours
     vfio         such functions for VMs: taken, reset, given back; in_use: why one can not be
       kernel       what it asks of the kernel; passthrough: in and out of a running VM
+    placer       puts what is started where policy says; cpus: how; wishes: what a configuration asks of a machine
     processes    pidfds, and finding everything that belongs to a run-time folder
     certs        throw-away certificates and ticket keys
 

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """hardware_affinity: what an instance's CPUs and devices are good at, and what that is worth to a layer.
 
-The bits travel in VMStatus and are shown by name; nothing in C reads their meaning, so this is their only
-definition.
+The bits (enum sl_hardware of c/abi/control.h) travel in VMStatus and are shown by name.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ PLAIN = 100   # worth, in percent, of an instance without anything special
 
 
 class Hardware(IntFlag):
-    """Bits of ``hardware_affinity``."""
+    """Bits of ``hardware_affinity`` (enum sl_hardware)."""
 
     NONE = 0
     AES_NI = 1 << 0      # x86 AES instructions

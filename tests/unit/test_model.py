@@ -50,6 +50,11 @@ def test_states_are_those_of_the_abi() -> None:
     assert {f"SL_VM_{state.name}": state.value for state in VmState} == constants("base.h", "sl_vm_state")
 
 
+def test_hardware_is_that_of_the_abi() -> None:
+    ours = {f"SL_HARDWARE_{bit.name}": bit.value for bit in Hardware if bit}
+    assert ours == constants("control.h", "sl_hardware")
+
+
 def test_sides_are_those_of_the_abi() -> None:
     assert {f"SL_{side.name}": side.value for side in Side} == constants("edge.h", "sl_side")
 

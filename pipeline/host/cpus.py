@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where processes run, and on which NUMA node memory lies."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import mmap
+import os
+from collections.abc import Iterable
+
+_MBIND, _MPOL_PREFERRED, _MPOL_MF_MOVE = {"x86_64": 237, "aarch64": 235}, 1, 2
+_WORDS = 16                    # of a mask of nodes: 1024 of them
+
+
+def pin(pid: int, cpus: Iterable[int]) -> bool:
+    """Every thread of the process, and those that it starts later, runs on these CPUs only. False: it has gone, or
+    there are no such CPUs.
+    """
+    wanted = set(cpus)
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+        for thread in threads:
+            with contextlib.suppress(ProcessLookupError):
+                os.sched_setaffinity(int(thread), wanted)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def prefer_node(fd: int, length: int, node: int) -> bool:
+    """Pages of this shared memory are taken from the node while it has some, whoever touches them first; those that are
+    there already move. False: the kernel has no NUMA, or no such node; then they come from anywhere.
+    """
+    number = _MBIND.get(os.uname().machine)
+    if number is None or not 0 <= node < 64 * _WORDS:
+        return False
+    mask = (ctypes.c_ulong * _WORDS)()
+    mask[node // 64] = 1 << node % 64
+    memory = mmap.mmap(fd, length)
+    try:
+        pinned = ctypes.c_char.from_buffer(memory)
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.syscall.argtypes = [ctypes.c_long] * 7
+        failed = libc.syscall(number, ctypes.addressof(pinned), length, _MPOL_PREFERRED, ctypes.addressof(mask),
+                              64 * _WORDS + 1, _MPOL_MF_MOVE)
+        del pinned
+        return not failed
+    finally:
+        memory.close()

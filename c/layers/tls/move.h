@@ -12,7 +12,8 @@
  *  1. One DATA from http is one record; http sends what it keeps again in the same pieces. So a record is a function of its
  *     number, and no instance ever encrypts two plaintexts under one nonce, whatever died when.
  *  2. What tls itself puts into the sequence (key update, closing alert) is announced to http by an ACK whose mark says
- *     which record it is, and sent only after http has taken that. close_notify after http's FIN needs none: it is the
+ *     which record it is, and sent only after http has taken that, and announced only when all in
+ *     front of it is published to tcp. close_notify after http's FIN needs none: it is the
  *     record behind http's last one.
  *  3. A record goes to http in one DATA as a whole, and to tcp in one DATA as a whole: no end ever has half of one.
  *  4. tls acknowledges to one end only what it has published to the other end, and an end takes all that a dead peer has

@@ -300,23 +300,20 @@ static void speed_measure(struct sl_instance *inst)
 	sl_aead_close(aead);
 }
 
-/* While nothing is forbidden yet: OpenSSL seeds itself, finds its algorithms, and keeps them. What is measured may open
- * libraries. */
+/* While nothing is forbidden yet: OpenSSL seeds itself, finds its algorithms, and keeps them. */
 static int tls_load(struct sl_instance *inst)
 {
 	unsigned char seed;
 	SSL_CTX *ctx;
 
+	(void)inst;
 	tzset();   /* or the first certificate's date does it, and opens a file */
 	/* the machine's openssl.cnf has no say in what this service negotiates */
 	if (!OPENSSL_init_ssl(OPENSSL_INIT_NO_LOAD_CONFIG, NULL) || RAND_bytes(&seed, sizeof(seed)) != 1)
 		return -ENOMEM;
 	ctx = SSL_CTX_new(TLS_server_method());
 	SSL_CTX_free(ctx);
-	if (!ctx)
-		return -ENOMEM;
-	speed_measure(inst);
-	return 0;
+	return ctx ? 0 : -ENOMEM;
 }
 
 static int tls_init(struct sl_instance *inst)
@@ -344,6 +341,7 @@ static int tls_init(struct sl_instance *inst)
 		return err;
 	}
 	inst->layer_state = tls;
+	speed_measure(inst);
 	return 0;
 }
 

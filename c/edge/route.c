@@ -85,14 +85,14 @@ struct sl_link *sl_select_best_vm(struct sl_edge *e)
 {
 	const struct sl_alias *all = &e->alias;
 	const struct sl_link *a, *b;
-	uint32_t i, k;
+	uint32_t i, k, next;
 
 	if (all->nb < 2)
 		return all->nb ? all->link[0] : NULL;
 	i = alias_draw(all, draw(e));
 	k = alias_draw(all, draw(e));
-	if (k == i)
-		k = i + 1 < all->nb ? i + 1 : 0;
+	next = i + 1 < all->nb ? i + 1 : 0;
+	k = k == i ? next : k;   /* a choice of values: as a branch it is mispredicted every other time if there are two */
 	a = all->link[i];
 	b = all->link[k];
 	return all->link[depth(b) * a->weight < depth(a) * b->weight ? k : i];

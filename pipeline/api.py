@@ -163,7 +163,7 @@ async def reload_file(manager: Manager, file: Path, *, dry_run: bool = False) ->
     text = read_config(file)
     done = await manager.reload(parse_config(text, str(file)), dry_run=dry_run)
     if not dry_run:
-        manager.actor.holder.blob_put(keys.CONFIG, {"file": str(file), "text": text})
+        manager.actor.held.holder.blob_put(keys.CONFIG, {"file": str(file), "text": text})
     return done
 
 

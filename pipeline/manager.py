@@ -19,7 +19,7 @@ from typing import Any
 
 import structlog
 
-from pipeline.actor import Actor
+from pipeline.actor.actor import Actor
 from pipeline.errors import InstanceError, LaunchError, PlanError, SwarmlineError
 from pipeline.host.control import Report, TraceEvent
 from pipeline.host.processes import log_tail
@@ -203,13 +203,13 @@ class Manager:
         self._silent = self._heartbeats.silent(beats, time.monotonic(), self.actor.runnable)
         for instance in self.actual.instances:
             self._observe_instance(instance, self.reports.get(instance.vm_id))
-        for member in self.actor.members.values():
+        for member in self.actor.held.members.values():
             self.traces.extend(member.control.trace_events())
 
     def _observe_instance(self, instance: Instance, report: Report | None) -> None:
         if not instance.live:
             return
-        member = self.actor.members.get(instance.vm_id)
+        member = self.actor.held.members.get(instance.vm_id)
         pid = member.running.pid if member and member.running else instance.pid
         if report and member and report.assignment_seen != member.control.assigned:
             # what it says is of what it was before

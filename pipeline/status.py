@@ -7,7 +7,7 @@ import os
 from dataclasses import asdict
 from typing import Any
 
-from pipeline.actor import Member
+from pipeline.actor.held import Member
 from pipeline.errors import SwarmlineError
 from pipeline.host.control import Report
 from pipeline.manager import Manager
@@ -20,7 +20,7 @@ def status(manager: Manager) -> dict[str, Any]:
     return {
         "swarm": {"name": manager.config.name, "pid": os.getpid(), "run_dir": str(manager.run_dir),
                   "interface": actual.classifier, "up": manager.complete, "events": dict(manager.event_counts)},
-        "instances": [_instance(i, manager.reports.get(i.vm_id), manager.actor.members.get(i.vm_id))
+        "instances": [_instance(i, manager.reports.get(i.vm_id), manager.actor.held.members.get(i.vm_id))
                       for i in actual.instances],
         "layers": [{"layer": layer.id.label, "instances": layer.instances, "min": layer.min, "max": layer.max,
                     "active": len([i for i in actual.pool(layer.id) if i.state.name == "ACTIVE"]),
@@ -32,7 +32,7 @@ def status(manager: Manager) -> dict[str, Any]:
                       "chain": [layer.label for layer in s.chain.layers]} for s in actual.services],
         "routing_table": _table(actual.routing),
         "router": _router(manager),
-        "classifier": manager.actor.classifier.counters() if manager.actor.classifier else {},
+        "classifier": manager.actor.held.classifier.counters() if manager.actor.held.classifier else {},
     }
 
 
@@ -63,7 +63,7 @@ def _instance(instance: Instance, report: Report | None, member: Member | None) 
 
 
 def _edge(manager: Manager, name: str) -> dict[str, Any]:
-    memory = manager.actor.edges[name]
+    memory = manager.actor.held.edges[name]
     return {"name": name, "edge_id": memory.edge_id, "bytes": memory.length, "hugepages": memory.huge,
             "peers": [p.vm_id for p in memory.peers() if manager.actual.instance(p.vm_id)]}
 
@@ -78,7 +78,7 @@ def _route(route: Route) -> dict[str, Any]:
 
 
 def _router(manager: Manager) -> dict[str, Any]:
-    router = manager.actor.router
+    router = manager.actor.held.router
     if router is None:
         return {}
     try:

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Actor: it decides nothing; the manager calls ``perform`` with actions that the plan gave it.
+
+Everything that must survive the manager lies in the holder or in pinned maps, so ``adopt`` can take a swarm over that
+another manager started.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pipeline.actor import kept, tls_secrets
+from pipeline.actor.front import Front
+from pipeline.actor.held import Held
+from pipeline.actor.members import Members
+from pipeline.actor.routes import Routes
+from pipeline.host import namespaces
+from pipeline.host.classifier import Classifier, mount_pins
+from pipeline.host.control import Command, Report
+from pipeline.host.edges import EdgeMemory
+from pipeline.policy import plan
+from pipeline.policy.config import Config
+from pipeline.policy.model import Edge, Service, Swarm
+
+
+class Actor:
+    """``on_news`` is called when an instance rings or ends, ``on_end(vm_id)`` when its process has ended."""
+
+    def __init__(self, run_dir: Path, config: Config, on_news: Callable[[], None], on_end: Callable[[int], None],
+                 on_router_end: Callable[[], None]) -> None:
+        self.held = Held(run_dir, config)
+        self._routes = Routes(self.held)
+        self._front = Front(self.held, on_router_end)
+        self._members = Members(self.held, self._routes, self._front, on_news, on_end)
+
+    # ---- life
+
+    def open(self) -> str:
+        """Before the first action: doorbells, the classifier's maps, secrets. Returns what ``configure`` does."""
+        self._members.open()
+        self.held.classifier = Classifier.load(mount_pins(self.held.run_dir))
+        self.held.classifier.set_queues(self.held.queues)
+        return self.configure(self.held.config)
+
+    async def prepare(self) -> list[str]:
+        """Before the first instance of a swarm: what the operator should know."""
+        return await self._members.prepare()
+
+    def configure(self, config: Config) -> str:
+        """Takes over another configuration: it counts for what is started from now on. Returns a digest of the keys and
+        certificates, by which the plan tells instances that have older ones. Raises SwarmlineError, with nothing
+        changed, if a file cannot be read.
+        """
+        self._members.secrets = secrets = tls_secrets.load(self.held.holder, config)
+        self.held.config = config
+        self.held.placer.configure(config)
+        return tls_secrets.digest(secrets)
+
+    def close(self) -> None:
+        """Lets go of everything; the swarm goes on."""
+        self._members.close()
+        self._front.close()
+        if self.held.classifier:
+            self.held.classifier.close()
+        self.held.holder.close()
+
+    def remember(self, swarm: Swarm) -> None:
+        """Leaves the plan's state with the holder, for a manager that comes after this one."""
+        kept.remember(self.held.holder, swarm)
+
+    def recall(self) -> Swarm | None:
+        """What a former manager left; None: there was none."""
+        return kept.recall(self.held.holder)
+
+    async def adopt(self, swarm: Swarm) -> None:
+        """Takes over the edges, instances, router and maps of a former manager. Instances that are gone are reported as
+        ended.
+        """
+        self._routes.table = swarm.routing
+        for edge in swarm.edges:
+            self.held.edges[edge.name] = EdgeMemory.adopt(self.held.holder, edge)
+        for instance in swarm.instances:
+            await self._members.adopt(instance)
+        if swarm.router:
+            await self._front.adopt(swarm.services)
+
+    # ---- actions
+
+    async def perform(self, action: plan.Action, wanted: Swarm) -> None:
+        """Does it, or raises SwarmlineError. ``wanted`` is the swarm that the plan aims at."""
+        match action:
+            case plan.CreateEdge(edge):
+                self._create_edge(edge)
+            case plan.RemoveEdge(edge):
+                self.held.edges.pop(edge.name).close()
+                self.held.holder.edge_remove(edge.id)
+            case plan.StartRouter():
+                await self._front.start()
+            case plan.StopRouter():
+                await self._front.stop()
+            case plan.StartInstance(instance):
+                await self._members.start(instance)
+            case plan.AssignInstance(instance, _):
+                await self._members.assign(instance)
+            case plan.ActivateInstance(instance):
+                self._members.command(instance.vm_id, Command.RUN)
+            case plan.DrainInstance(instance, _):
+                self._members.command(instance.vm_id, Command.DRAIN)
+            case plan.StopInstance(instance):
+                await self._members.stop(instance)
+            case plan.SetRoutes(table):
+                self._routes.set(table, wanted)
+            case plan.SetServices(services):
+                self._set_services(services)
+            case plan.AttachClassifier() | plan.DetachClassifier() if self.held.config.nic.devargs:
+                pass        # the router classifies: it looks into the same maps
+            case plan.AttachClassifier(interface):
+                self._attach(interface)
+            case plan.DetachClassifier():
+                assert self.held.classifier
+                self.held.classifier.detach()
+
+    def _create_edge(self, edge: Edge) -> None:
+        self.held.edges[edge.name] = memory = EdgeMemory.create(self.held.holder, edge)
+        self.held.placer.edge(edge.name, memory.fd, memory.length)
+
+    def _set_services(self, services: Sequence[Service]) -> None:
+        if services:
+            self._front.set_services(services)
+        assert self.held.classifier
+        self.held.classifier.set_services(services)
+
+    def _attach(self, interface: str) -> None:
+        classifier = self.held.classifier
+        assert classifier
+        namespaces.run_in(self.held.config.nic.netns, lambda: classifier.attach(interface))
+
+    async def restart_router(self) -> None:
+        """After its death. It binds the same queues and is told everything again; connections live on."""
+        await self._front.start()
+
+    def trace_every_set(self, every: int) -> None:
+        """The first layers trace one request in so many; 0: none."""
+        self._members.trace_every_set(every)
+
+    # ---- what is known of instances
+
+    def reports(self) -> dict[int, Report]:
+        """What each instance says of itself now."""
+        found = {}
+        for vm_id, member in self.held.members.items():
+            if (report := member.control.report()) is not None:
+                found[vm_id] = report
+                if member.running:
+                    member.running.booted.set()
+        return found
+
+    def runnable(self, vm_id: int) -> bool:
+        """Whether the instance only lacks a CPU."""
+        member = self.held.members.get(vm_id)
+        return member is not None and member.running is not None and member.running.process.runnable
+
+    def last_words(self, vm_id: int) -> str:
+        """What is known of an instance's end besides its own report."""
+        member = self.held.members.get(vm_id)
+        return member.running.why if member and member.running else ""

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The router, the addresses that it answers for, and the ports of a first layer's instances."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from ipaddress import IPv4Network, IPv6Network
+
+from pipeline.actor.held import Held, Member
+from pipeline.host.classifier import pin_root
+from pipeline.host.nic import Gateway
+from pipeline.host.router import Router, RouterFacts, RouterSpec
+from pipeline.policy.model import Instance, IPAddress, LayerId, Service
+
+
+class Front:
+    """``on_end`` is called when the router has ended."""
+
+    def __init__(self, held: Held, on_end: Callable[[], None]) -> None:
+        self._held = held
+        self._on_end = on_end
+        self._watcher: asyncio.Task[None] | None = None
+
+    # ---- the router's life
+
+    async def start(self) -> None:
+        """A router that was there before is told everything again, and binds the same queues."""
+        held = self._held
+        router = held.router = held.router or self._new()
+        facts = await router.start()
+        self._know_nic(facts)
+        held.placer.router(facts.pid)
+        self._tell(held.config.services)
+        self._watch()
+
+    async def adopt(self, services: Iterable[Service]) -> None:
+        """Takes a former manager's router over, which knows these services; starts one if it is gone."""
+        held = self._held
+        router = held.router = self._new()
+        self._tell(services)
+        for member in held.members.values():
+            self._port_restore(member, held.config.services)
+        self._know_nic(router.adopt() or await router.start())
+        self._watch()
+
+    async def stop(self) -> None:
+        if self._watcher:
+            self._watcher.cancel()
+        if self._held.router:
+            await self._held.router.stop()
+
+    def close(self) -> None:
+        """Lets go of it; the router goes on."""
+        if self._watcher:
+            self._watcher.cancel()
+        if self._held.router:
+            self._held.router.close()
+
+    def _new(self) -> Router:
+        held = self._held
+        return Router(RouterSpec(held.run_dir, held.config.nic, held.queues, pin_root(held.run_dir)), held.holder)
+
+    def _know_nic(self, facts: RouterFacts) -> None:
+        """A NIC that DPDK drives is known to the router alone."""
+        self._held.nic = replace(self._held.nic, mac=facts.mac, mtu=facts.mtu)
+
+    def _watch(self) -> None:
+        router = self._held.router
+        assert router
+
+        async def watch() -> None:
+            await router.wait()
+            self._on_end()
+
+        self._watcher = asyncio.create_task(watch())
+
+    # ---- addresses and routes
+
+    def set_services(self, services: Iterable[Service]) -> None:
+        """Of a router that is there: other addresses, and instances that may send from them."""
+        if self._held.router:
+            self._tell(services)
+            for member in self._held.members.values():
+                self._port_restore(member, services)
+
+    def _tell(self, services: Iterable[Service]) -> None:
+        assert self._held.router
+        self._held.router.nets_set(self._routes())
+        self._held.router.vips_set(dict(enumerate(_addresses(services))))
+
+    def _routes(self) -> tuple[Gateway, ...]:
+        """As configured, else as the kernel has them on the interface."""
+        nic = self._held.config.nic
+        if not nic.networks:
+            return self._held.nic.routes
+        direct = tuple(Gateway(network, None) for network in nic.networks)
+        return direct + tuple(Gateway(_everything(g), g) for g in nic.gateways)
+
+    # ---- ports
+
+    def port_announce(self, member: Member) -> None:
+        """Of an instance whose driver has the router connect to it: before it is plugged."""
+        if LayerId.TCP in member.instance.layers and member.driver.vhost:
+            assert self._held.router
+            self._held.router.port_add_vhost(member.instance.vm_id, _vips(self._held.config.services))
+
+    def port_add(self, member: Member) -> None:
+        """Of an instance whose driver made a tap: once it is plugged."""
+        assert member.running
+        tap = member.running.take_tap()
+        if tap is not None:
+            assert self._held.router
+            try:
+                self._held.router.port_add(member.instance.vm_id, tap, _vips(self._held.config.services))
+            finally:
+                os.close(tap)
+
+    def port_remove(self, instance: Instance) -> None:
+        if self._held.router and LayerId.TCP in instance.layers:
+            self._held.router.port_remove(instance.vm_id)
+
+    def _port_restore(self, member: Member, services: Iterable[Service]) -> None:
+        """Of an instance that is there: with other addresses, or after another manager."""
+        router = self._held.router
+        assert router
+        if LayerId.TCP in member.instance.layers:
+            declare = router.port_add_vhost if member.driver.vhost else router.port_restore
+            declare(member.instance.vm_id, _vips(services))
+
+
+def _vips(services: Iterable[Service]) -> tuple[int, ...]:
+    return tuple(range(len(_addresses(services))))
+
+
+def _addresses(services: Iterable[Service]) -> list[IPAddress]:
+    """All virtual IPs, each once, in an order that does not depend on who asks."""
+    return sorted({a for s in services for a in s.addresses}, key=lambda a: (a.version, int(a)))
+
+
+def _everything(gateway: IPAddress) -> IPv4Network | IPv6Network:
+    return IPv4Network("0.0.0.0/0") if gateway.version == 4 else IPv6Network("::/0")

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the running swarm is made of, as the actor holds it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.host.classifier import Classifier
+from pipeline.host.control import ControlRegion
+from pipeline.host.edges import EdgeMemory
+from pipeline.host.holder_client import HolderClient, InstanceFds
+from pipeline.host.nic import NicFacts, facts_of
+from pipeline.host.placer import Placer
+from pipeline.host.router import Router
+from pipeline.instances.driver import Driver, Running
+from pipeline.policy.config import Config
+from pipeline.policy.model import Instance, Slot
+
+
+@dataclass
+class Member:
+    """A started instance, with all that the manager holds of it."""
+
+    instance: Instance
+    driver: Driver
+    fds: InstanceFds
+    control: ControlRegion
+    seats: tuple[Slot, ...] = ()     # its edges, in the order of its assignment
+    running: Running | None = None
+    watcher: asyncio.Task[None] | None = None
+    plugging: asyncio.Task[None] | None = None
+
+
+class Held:
+    """Of one swarm. What must survive the manager lies in the holder or in pinned maps; this is the way to it."""
+
+    def __init__(self, run_dir: Path, config: Config) -> None:
+        self.run_dir = run_dir
+        self.config = config
+        self.holder = HolderClient(run_dir)
+        self.nic: NicFacts = facts_of(config.nic)
+        self.members: dict[int, Member] = {}
+        self.edges: dict[str, EdgeMemory] = {}
+        self.classifier: Classifier | None = None
+        self.router: Router | None = None
+        self.placer = Placer(config)
+
+    @property
+    def queues(self) -> int:
+        return self.config.nic.queues or self.nic.rx_queues
+
+    @property
+    def mtu(self) -> int:
+        return self.config.nic.mtu or self.nic.mtu

@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Instances: started, given a layer, made to let go of it, stopped, watched."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from dataclasses import replace
+
+from pipeline.actor import fitting
+from pipeline.actor.front import Front
+from pipeline.actor.held import Held, Member
+from pipeline.actor.routes import Routes
+from pipeline.errors import HolderError, LaunchError, SwarmlineError
+from pipeline.host import keys, processes
+from pipeline.host.control import Assignment, Command, ControlRegion, GuestClock
+from pipeline.host.doorbells import Doorbells, ring
+from pipeline.host.holder_client import InstanceFds
+from pipeline.instances.conf import Secrets
+from pipeline.instances.driver import Driver, Outfit
+from pipeline.instances.process import ProcessDriver
+from pipeline.instances.qemu import QemuDriver
+from pipeline.policy.model import Driver as DriverName
+from pipeline.policy.model import Instance, LayerId, VmState
+
+FAREWELL = 0.05          # seconds for the last frames of a tcp instance
+STOP_TIMEOUT = 1.0       # seconds for an instance to end by itself once told so
+LET_GO_TIMEOUT = 3.0     # seconds for an instance to let go of a layer
+LOOK = 0.001             # seconds between two looks whether it has
+
+
+class Members:
+    """``on_news`` is called when an instance rings, ``on_end(vm_id)`` when its process has ended."""
+
+    def __init__(self, held: Held, routes: Routes, front: Front, on_news: Callable[[], None],
+                 on_end: Callable[[int], None]) -> None:
+        self._held, self._routes, self._front = held, routes, front
+        self._on_news, self._on_end = on_news, on_end
+        self._drivers: dict[DriverName, Driver] = {DriverName.PROCESS: ProcessDriver(), DriverName.QEMU: QemuDriver()}
+        self._doorbells = Doorbells(self._rung)
+        self._trace_every = 0
+        self.secrets = Secrets()
+
+    # ---- life
+
+    def open(self) -> None:
+        asyncio.get_running_loop().add_reader(self._doorbells, self._doorbells.ready)
+
+    async def prepare(self) -> list[str]:
+        """Before the first instance of a swarm: what the operator should know."""
+        remarks = []
+        config = self._held.config
+        for name, driver in self._drivers.items():
+            if layers := [layer for layer in config.layers if layer.driver is name]:
+                remarks.append(await driver.prepare(layers, config.app.root))
+        return list(filter(None, remarks))
+
+    def close(self) -> None:
+        """Lets go of all; they go on."""
+        asyncio.get_running_loop().remove_reader(self._doorbells)
+        for member in self._held.members.values():
+            for task in (member.watcher, member.plugging):
+                if task:
+                    task.cancel()
+            if member.running:
+                member.running.close()
+
+    async def adopt(self, instance: Instance) -> None:
+        """Takes over an instance of a former manager, or reports that it has ended."""
+        held = self._held
+        try:
+            fds = held.holder.instance_get(instance.vm_id)
+        except HolderError:
+            self._on_end(instance.vm_id)
+            return
+        member = self._add(instance, fds)
+        member.seats = instance.slots
+        pid = instance.pid or self._pid_of(instance.vm_id)
+        key = keys.GRANTS.format(instance.vm_id)
+        grants = held.holder.fd_get(key)[0] if key in held.holder.fd_list() else -1
+        member.running = await member.driver.adopt(fitting.spec(held, member, instance), pid, grants) if pid else None
+        if member.running and instance.layers:
+            held.placer.instance(instance.vm_id, instance.layers[0], member.running.pid)
+        if member.running and instance.state is not VmState.BOOTING:      # a start that was cut off is not gone on with
+            member.watcher = asyncio.create_task(self._watch(member))
+        else:
+            self._on_end(instance.vm_id)
+
+    def _pid_of(self, vm_id: int) -> int | None:
+        """Of an instance whose start the former manager did not live to note."""
+        return next((p.pid for p in processes.find(self._held.run_dir) if f"--vm-id={vm_id}" in p.argv), None)
+
+    def _rung(self, vm_id: int) -> None:
+        member = self._held.members.get(vm_id)
+        if member and member.running and not member.running.booted.is_set() and member.control.report():
+            member.running.booted.set()
+        self._on_news()
+
+    # ---- commands
+
+    def command(self, vm_id: int, command: Command) -> None:
+        """Gives an instance a command and rings it."""
+        member = self._held.members[vm_id]
+        member.control.command(command)
+        ring(member.fds.doorbell)
+
+    def trace_every_set(self, every: int) -> None:
+        """The first layers trace one request in so many; 0: none."""
+        self._trace_every = every
+        for member in self._held.members.values():
+            member.control.trace_every_set(every)
+            ring(member.fds.doorbell)
+
+    # ---- start
+
+    async def start(self, instance: Instance) -> None:
+        held, vm_id = self._held, instance.vm_id
+        member = self._add(replace(instance, layers=(), slots=()), held.holder.instance_add(vm_id))
+        member.control.format(trace_every=self._trace_every, spin_us=0)
+        try:
+            member.running = await member.driver.start(fitting.spec(held, member, instance))
+        except LaunchError:
+            self._forget(vm_id)
+            raise
+        if member.running.grants >= 0:
+            held.holder.fd_put(keys.GRANTS.format(vm_id), [member.running.grants])
+        member.watcher = asyncio.create_task(self._watch(member))
+        if instance.layers:
+            self._give(member, instance)
+
+    def _add(self, instance: Instance, fds: InstanceFds) -> Member:
+        clock = GuestClock() if instance.driver is DriverName.QEMU else None
+        control = ControlRegion(fds.control, instance.vm_id, clock=clock)
+        member = Member(instance, self._drivers[instance.driver], fds, control)
+        self._held.members[instance.vm_id] = member
+        self._doorbells.add(instance.vm_id, fds.manager)
+        return member
+
+    async def _watch(self, member: Member) -> None:
+        assert member.running
+        await member.running.wait()
+        self._on_end(member.instance.vm_id)
+
+    # ---- layers
+
+    async def assign(self, instance: Instance) -> None:
+        """Another layer, or a first one."""
+        member = self._held.members[instance.vm_id]
+        if member.instance.layers:
+            await self._take_away(member)
+        self._give(member, instance)
+
+    def _give(self, member: Member, instance: Instance) -> None:
+        """The assignment, then what it needs: the instance takes it when it has both."""
+        held = self._held
+        member.instance, member.seats = instance, instance.slots
+        if member.running:
+            held.placer.instance(instance.vm_id, instance.layers[0], member.running.pid)
+        assignment = fitting.assignment(held, instance)
+        number = member.control.assign(assignment, fitting.conf(held, member, instance, self.secrets))
+        self._routes.write(member)
+        self._routes.announce()
+        self._front.port_announce(member)
+        ring(member.fds.doorbell)
+        outfit = fitting.outfit(held, instance, number, assignment)
+        member.plugging = asyncio.create_task(self._plug(member, outfit))
+
+    async def _plug(self, member: Member, outfit: Outfit) -> None:
+        assert member.running
+        try:
+            await member.driver.plug(member.running, outfit)
+            self._front.port_add(member)
+        except SwarmlineError as error:
+            member.running.why = error.explain()
+            member.running.kill()
+
+    async def _take_away(self, member: Member) -> None:
+        """The instance lets go of its layer, and nobody counts on it any more."""
+        assert member.running
+        if member.plugging:
+            await member.plugging
+        former, member.seats = member.instance, ()
+        nothing = Assignment(LayerId.NONE, ())
+        number = member.control.assign(nothing, [])
+        ring(member.fds.doorbell)
+        await self._let_go(member, number)
+        await self._farewell(former)
+        await member.driver.unplug(member.running, fitting.outfit(self._held, former, number, nothing))
+        self._routes.announce()
+
+    async def _let_go(self, member: Member, number: int) -> None:
+        """Returns when the instance has seen that assignment."""
+        assert member.running
+        former = member.instance
+        try:
+            async with asyncio.timeout(LET_GO_TIMEOUT):
+                while (report := member.control.report()) is None or report.assignment_seen != number:
+                    if not member.running.alive:
+                        raise TimeoutError
+                    await asyncio.sleep(LOOK)
+        except TimeoutError:
+            raise LaunchError(f"{former} does not let go of its layer", argv=(), vm_id=former.vm_id) from None
+
+    async def _farewell(self, instance: Instance) -> None:
+        """The kernel of a first layer's instance has just told every client that its connection is over: the router
+        shall carry that out before the port is gone.
+        """
+        if LayerId.TCP in instance.layers:
+            await asyncio.sleep(FAREWELL)
+            self._front.port_remove(instance)
+
+    # ---- stop
+
+    async def stop(self, instance: Instance) -> None:
+        vm_id = instance.vm_id
+        member = self._held.members.get(vm_id)
+        if member is None:
+            return
+        if member.plugging:
+            member.plugging.cancel()
+        if member.watcher:
+            member.watcher.cancel()
+            await asyncio.wait([member.watcher])       # as it ends it lets go of the pidfd that is waited for below
+        if member.running:
+            if instance.state is not VmState.FAILED:       # one that failed would not hear it
+                self.command(vm_id, Command.STOP)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(STOP_TIMEOUT):
+                        await member.running.wait()
+            await member.driver.stop(member.running)
+        await self._farewell(member.instance)
+        self._forget(vm_id)
+
+    def _forget(self, vm_id: int) -> None:
+        held = self._held
+        member = held.members.pop(vm_id)
+        held.placer.gone(vm_id)
+        self._doorbells.remove(member.fds.manager)
+        held.holder.instance_remove(vm_id)
+        if (key := keys.GRANTS.format(vm_id)) in held.holder.fd_list():
+            held.holder.fd_remove(key)
+        member.control.close()
+        member.fds.close()
+        self._routes.announce()

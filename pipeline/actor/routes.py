@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The RoutingTable: to the instances as route pages, to the classifier as a Maglev table for each service."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from pipeline.actor.fitting import across
+from pipeline.actor.held import Held, Member
+from pipeline.host.control import RouteEntry
+from pipeline.host.doorbells import ring
+from pipeline.host.pins import MAGLEV_SIZE
+from pipeline.policy.model import RoutingTable, Swarm
+from pipeline.policy.routing import maglev_table, next_table
+
+
+class Routes:
+    """The table that counts now."""
+
+    def __init__(self, held: Held) -> None:
+        self._held = held
+        self.table = RoutingTable()
+        self._tables: dict[int, tuple[tuple[int, int], ...]] = {}      # service -> what its Maglev table is made of
+
+    def set(self, table: RoutingTable, wanted: Swarm) -> None:
+        held = self._held
+        self.table = table
+        self.announce()
+        for member in held.members.values():
+            self.write(member)
+            ring(member.fds.doorbell)
+        assert held.classifier
+        held.classifier.set_vms((m.instance for m in self._with_states(wanted)), table)
+        for service in held.config.services:
+            self._set_maglev(service.index, table.active(service.chain.layers[0]))
+
+    def write(self, member: Member) -> None:
+        """Its route pages: for each of its edges, who is across."""
+        members, edges = self._held.members, self._held.edges
+        for index, seat in enumerate(member.seats):
+            there = across(edges[seat.edge].edge, member.instance.layers[0])
+            entries = [RouteEntry(route.vm_id, peer.instance.incarnation, slot.index, route.weight, route.state)
+                       for route in self.table.of(there)
+                       if (peer := members.get(route.vm_id)) is not None
+                       for slot in peer.seats if slot.edge == seat.edge]
+            member.control.routes_set(index, self.table.epoch, entries)
+
+    def announce(self) -> None:
+        """Each instance may ring those across its edges, and nobody else."""
+        members = self._held.members
+        for vm_id, member in members.items():
+            edges = {slot.edge: slot.side for slot in member.seats}
+            peers = [other for other, m in members.items()
+                     if any(slot.edge in edges and slot.side is not edges[slot.edge] for slot in m.seats)]
+            self._held.holder.instance_peers(vm_id, peers)
+
+    def _with_states(self, wanted: Swarm) -> Iterable[Member]:
+        """Members with the state that they will have after this plan."""
+        for member in self._held.members.values():
+            instance = wanted.instance(member.instance.vm_id)
+            if instance is not None and instance.incarnation == member.instance.incarnation:
+                member.instance = instance
+                if instance.layers:
+                    yield member
+
+    def _set_maglev(self, service: int, entries: Sequence[tuple[int, int]]) -> None:
+        """Another table, made from the one that counts now (a former manager's, perhaps), so that as few new flows as
+        possible get another instance.
+        """
+        key = tuple(sorted(entries))
+        if self._tables.get(service) == key:
+            return
+        classifier, router = self._held.classifier, self._held.router
+        assert classifier
+        old = classifier.table(service)
+        known = old is not None and any(old)
+        tell = router.table_set if router and self._held.config.nic.devargs else None
+        table = next_table(old, key) if old and known else maglev_table(key, MAGLEV_SIZE)
+        classifier.set_table(service, table, tell)
+        self._tables[service] = key

@@ -102,7 +102,7 @@ class _Api:
         since = request.query.get("since", "0")
         if not since.isdecimal():
             raise ApiError(f"since is {since!r}, the number of an event is needed")
-        return _json({"events": [asdict(e) for e in self._manager.events if e.number > int(since)]})
+        return _json({"events": [asdict(e) for e in self._manager.events.since(int(since))]})
 
     async def scale(self, request: web.Request) -> web.Response:
         body = await _body(request)

@@ -33,7 +33,7 @@ async def serve(run_dir: Path, config: Config) -> None:
         try:
             await reload_file(manager, Path(manager.config.file))
         except SwarmlineError as error:
-            manager.note("reload-failed", error.explain())
+            manager.events.note("reload-failed", error.explain())
 
     def hangup() -> None:
         task = asyncio.create_task(reload())

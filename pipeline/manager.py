@@ -10,45 +10,44 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections import Counter, deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from hashlib import sha256
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from pipeline.actor.actor import Actor
 from pipeline.errors import InstanceError, LaunchError, PlanError, SwarmlineError
+from pipeline.events import Events
 from pipeline.host.control import Report, TraceEvent
 from pipeline.host.processes import log_tail
-from pipeline.policy import plan
+from pipeline.policy.actions import (
+    Action,
+    AssignInstance,
+    DrainInstance,
+    SetRoutes,
+    StartInstance,
+    StopInstance,
+    advance,
+    kind_of,
+    together_with,
+)
 from pipeline.policy.config import Config
+from pipeline.policy.desired import desired
 from pipeline.policy.health import CrashLoops, Heartbeats
-from pipeline.policy.model import Instance, Layer, LayerId, RoutingTable, Swarm, VmState
-from pipeline.policy.scaling import WINDOW, Peaks, Sample, decide
+from pipeline.policy.intent import Intent, change_layer, intent_of, keep_indices, scale, scaled_as, without
+from pipeline.policy.model import Instance, LayerId, Swarm, VmState
+from pipeline.policy.places import acknowledge
+from pipeline.policy.plan import diff
+from pipeline.policy.probe import Probes
+from pipeline.policy.scaling import Autoscaler
 
 TURN = 0.2                 # seconds between two looks if nothing rings
 PROBE_TURN = 0.02          # the same while an instance waits for its peers
 DRAIN_GRACE = 0.5          # seconds in which frames that were under way to a draining instance may still open flows
 RETRY = 1.0                # seconds after an action failed
 BOOT_STARVED = 4           # times as long may an instance boot that only lacks a CPU
-EVENTS_KEPT = 1000
 TRACES_KEPT = 8192
-
-log = structlog.get_logger()
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something that happened, and why: for people and for `swarmline events`."""
-
-    number: int
-    time: float            # seconds since the epoch
-    kind: str
-    text: str
-    fields: dict[str, Any] = field(default_factory=dict)
 
 
 class Manager:
@@ -57,29 +56,23 @@ class Manager:
     def __init__(self, run_dir: Path, config: Config) -> None:
         self.run_dir = run_dir
         self.config = config
-        self.intent = plan.Intent(config.services, config.layers, config.nic.label, config.drain_timeout,
-                                  warm=config.warm)
+        self.intent = intent_of(config)
         self.actual = Swarm()
         self.reports: dict[int, Report] = {}
-        self.events: deque[Event] = deque(maxlen=EVENTS_KEPT)
-        self.event_counts: Counter[str] = Counter()
-        self.scaled: Counter[tuple[LayerId, str]] = Counter()      # automatic decisions by layer and direction
+        self.events = Events()
+        self.autoscaler = Autoscaler()
         self.traces: deque[TraceEvent] = deque(maxlen=TRACES_KEPT)
         self.complete = False              # every layer was active once: from now on failures are lived with
         self.ended = asyncio.Event()
-        self._numbers = itertools.count(1)
         self._wake = asyncio.Event()
         self._dead: set[int] = set()
         self._drained_at: dict[int, float] = {}
         self._started_at: dict[int, float] = {}
         self._heartbeats = Heartbeats()
         self._crash_loops = CrashLoops()
-        self._samples: deque[Sample] = deque()
-        self._scaled_at: dict[LayerId, float] = {}
-        self._peaks: dict[LayerId, Peaks] = {}
-        self._named: dict[int, int] = {}   # incarnation -> epoch of the first table that names it
+        self._probes = Probes()
         self._silent: set[int] = set()
-        self._former: tuple[Config, plan.Intent] | None = None     # before the last reload
+        self._former: tuple[Config, Intent] | None = None     # before the last reload
         self._router_died = False
         self._retry_at = 0.0
         self._lock = asyncio.Lock()        # one plan is carried out at a time
@@ -90,17 +83,17 @@ class Manager:
     async def run(self) -> None:
         """Until ``ended`` is set. Raises SwarmlineError if the swarm can not be brought up."""
         digest = self.actor.open()
-        self.intent = self._intent(self.config, digest)
+        self.intent = intent_of(self.config, digest)
         try:
             if (former := self.actor.recall()) is not None:
-                self.note("adopted", f"took over {len(former.instances)} instances of a former manager")
+                self.events.note("adopted", f"took over {len(former.instances)} instances of a former manager")
                 self.actual, self.complete = former, True
-                self._name(former.routing)
-                self.intent = replace(self.intent, layers=_scaled_as(self.intent.layers, former.layers))
+                self._probes.note(former, former.routing)
+                self.intent = replace(self.intent, layers=scaled_as(self.intent.layers, former.layers))
                 await self.actor.adopt(former)
             else:
                 for remark in await self.actor.prepare():
-                    self.note("driver", remark)
+                    self.events.note("driver", remark)
             while not self.ended.is_set():
                 await self._turn()
                 self._wake.clear()
@@ -130,8 +123,8 @@ class Manager:
         try:
             now = time.monotonic()
             intent = replace(self.intent, held=self._crash_loops.held(now))
-            wanted = plan.desired(self.actual, intent, now)
-            actions = plan.diff(self.actual, wanted, force=self.intent.force)
+            wanted = desired(self.actual, intent, now)
+            actions = diff(self.actual, wanted, force=self.intent.force)
             if not actions:
                 return
             await self._perform(actions, wanted)
@@ -139,7 +132,7 @@ class Manager:
         except SwarmlineError as error:
             if not self.complete:
                 raise
-            self.note("failed", error.explain())
+            self.events.note("failed", error.explain())
             self._retry_at = time.monotonic() + RETRY
         self._remember()
 
@@ -147,24 +140,24 @@ class Manager:
         """What is, and how many instances were asked for since the configuration was read."""
         self.actor.remember(replace(self.actual, layers=self.intent.layers))
 
-    async def _perform(self, actions: Sequence[plan.Action], wanted: Swarm) -> None:
+    async def _perform(self, actions: Sequence[Action], wanted: Swarm) -> None:
         """In order; instances that start or stop next to each other do so at the same time."""
-        for together, group in itertools.groupby(actions, key=_parallel):
+        for together, group in itertools.groupby(actions, key=together_with):
             if together is None:
                 for action in group:
                     await self._do(action, wanted)
             else:
                 await _all(self._do(action, wanted) for action in group)
 
-    async def _do(self, action: plan.Action, wanted: Swarm) -> None:
-        self.note(_kind(action), str(action))
-        if isinstance(action, plan.StartInstance | plan.AssignInstance):
+    async def _do(self, action: Action, wanted: Swarm) -> None:
+        self.events.note(kind_of(action), str(action))
+        if isinstance(action, StartInstance | AssignInstance):
             # a place is taken before the instance is there, so that nobody else is given it meanwhile
-            self.actual = plan.advance(self.actual, action)
+            self.actual = advance(self.actual, action)
             self._remember()       # first: a manager that comes after this one must know what it may find
             self._started_at[action.instance.vm_id] = time.monotonic()
             self._drained_at.pop(action.instance.vm_id, None)
-            self.intent = replace(self.intent, change=_without(self.intent.change, action.instance.vm_id))
+            self.intent = replace(self.intent, change=without(self.intent.change, action.instance.vm_id))
             try:
                 await self.actor.perform(action, wanted)
             except LaunchError:
@@ -172,27 +165,21 @@ class Manager:
                 raise
             return
         await self.actor.perform(action, wanted)
-        self.actual = plan.advance(self.actual, action)
-        if isinstance(action, plan.DrainInstance):
+        self.actual = advance(self.actual, action)
+        if isinstance(action, DrainInstance):
             self._drained_at[action.instance.vm_id] = time.monotonic()
-        if isinstance(action, plan.SetRoutes):
-            self._name(action.table)
+        if isinstance(action, SetRoutes):
+            self._probes.note(self.actual, action.table)
             self._remember()       # a manager that comes after this one must not use the epoch again
-        if isinstance(action, plan.StopInstance):
+        if isinstance(action, StopInstance):
             self._forget(action.instance.vm_id)
-
-    def _name(self, table: RoutingTable) -> None:
-        """Notes for each instance the first table that its peers know it by."""
-        members = {route.vm_id for routes in table.routes.values() for route in routes}
-        known = {i.incarnation: table.epoch for i in self.actual.instances if i.vm_id in members}
-        self._named = {**known, **{k: epoch for k, epoch in self._named.items() if k in known}}
 
     def _forget(self, vm_id: int) -> None:
         self._drained_at.pop(vm_id, None)
         self._started_at.pop(vm_id, None)
         self._dead.discard(vm_id)
         self.reports.pop(vm_id, None)
-        change = _without(self.intent.change, vm_id)
+        change = without(self.intent.change, vm_id)
         self.intent = replace(self.intent, drain=self.intent.drain - {vm_id}, change=change)
 
     # ---- what is
@@ -220,13 +207,13 @@ class Manager:
             instance = self._probed(replace(instance, pid=pid, status=self._settled(instance, report).status))
             self.actual = self.actual.with_instance(instance)
             for slot, epoch in zip(instance.slots, report.routes_seen, strict=False):
-                self.actual = plan.acknowledge(self.actual, slot.edge, instance.vm_id, epoch)
+                self.actual = acknowledge(self.actual, slot.edge, instance.vm_id, epoch)
         if instance.vm_id in self._dead or (report and report.status.state is VmState.FAILED):
             self._instance_failed(instance, report, "ended")
         elif (report and instance.state is VmState.BOOTING and report.status.state is VmState.READY
               and report.status.protocol_layers == instance.layers):
             self.actual = self.actual.with_instance(self._probed(instance.to(VmState.READY)))
-            self.note("ready", f"{instance} is ready", vm_id=instance.vm_id)
+            self.events.note("ready", f"{instance} is ready", vm_id=instance.vm_id)
         elif instance.state is VmState.BOOTING:
             age = time.monotonic() - self._started_at.get(instance.vm_id, 0.0)
             patience = BOOT_STARVED if self.actor.runnable(instance.vm_id) else 1
@@ -237,11 +224,8 @@ class Manager:
 
     def _probed(self, instance: Instance) -> Instance:
         """Notes of a ready one whether it can be reached through its edges."""
-        if instance.state is not VmState.READY:
-            return instance
         seen = {vm_id: report.routes_seen for vm_id, report in self.reports.items()}
-        named = self._named.get(instance.incarnation, 0)
-        return replace(instance, linked=plan.linked(self.actual, instance, named, seen))
+        return self._probes.probed(self.actual, instance, seen)
 
     def _settled(self, instance: Instance, report: Report) -> Report:
         """A draining instance counts as drained only after what was under way to it has arrived."""
@@ -254,7 +238,7 @@ class Manager:
         self._fail(instance.vm_id)
         known = filter(None, (report.text if report else "", self.actor.last_words(instance.vm_id)))
         words = "; ".join(known) or "; ".join(log_tail(self.run_dir / "log" / f"instance-{instance.vm_id}.log", 1))
-        self.note("instance-failed", f"{instance} {how}{': ' if words else ''}{words}", vm_id=instance.vm_id)
+        self.events.note("instance-failed", f"{instance} {how}{': ' if words else ''}{words}", vm_id=instance.vm_id)
         if not self.complete:
             raise InstanceError(f"{instance} {how} while the swarm was coming up{': ' if words else ''}{words}",
                                 vm_id=instance.vm_id, hint=f"its log: {self.run_dir}/log/instance-{instance.vm_id}.log")
@@ -271,29 +255,16 @@ class Manager:
         layer = instance.layers[0] if instance.layers else LayerId.NONE
         delay = self._crash_loops.died(layer, age, now)
         if delay:
-            self.note("crash-loop", f"{layer.label if layer else 'warm'} instances keep dying young; "
+            self.events.note("crash-loop", f"{layer.label if layer else 'warm'} instances keep dying young; "
                                     f"the next is started in {delay:.1f} s", vm_id=vm_id)
 
     def _autoscale(self, now: float) -> None:
         """Layers that ask for it get as many instances as their measured load wants."""
         if not self.complete:
             return
-        while self._samples and self._samples[0].at < now - WINDOW:
-            self._samples.popleft()
-        for layer in self.intent.layers:
-            if not layer.autoscale:
-                continue
-            pool = self.actual.pool(layer.id, VmState.ACTIVE)
-            self._samples.extend(Sample(now, i.vm_id, i.status.load) for i in pool if i.status)
-            mine = [s for s in self._samples if any(s.vm_id == i.vm_id for i in pool)]
-            peaks = self._peaks.setdefault(layer.id, Peaks())
-            decision = decide(layer, mine, now, self._scaled_at.get(layer.id), peaks.highest(layer, now))
-            peaks.note(decision.want, now)
-            if decision.target != layer.instances:
-                self._scaled_at[layer.id] = now
-                self.scaled[layer.id, "up" if decision.target > layer.instances else "down"] += 1
-                self.intent = replace(self.intent, layers=plan.scale(self.intent.layers, layer.id, decision.target))
-                self.note("autoscale", f"{layer.id.label}: {decision.reason}")
+        for layer, decision in self.autoscaler.decide(self.intent.layers, self.actual, now):
+            self.intent = replace(self.intent, layers=scale(self.intent.layers, layer.id, decision.target))
+            self.events.note("autoscale", f"{layer.id.label}: {decision.reason}")
 
     def _instance_ended(self, vm_id: int) -> None:
         self._dead.add(vm_id)
@@ -306,14 +277,14 @@ class Manager:
     async def _revive_router(self) -> None:
         if not self._router_died or time.monotonic() < self._retry_at:
             return
-        self.note("router-failed", "the router ended; it is started again")
+        self.events.note("router-failed", "the router ended; it is started again")
         try:
             await self.actor.restart_router()
             self._router_died = False
         except SwarmlineError as error:
             if not self.complete:
                 raise
-            self.note("failed", error.explain())
+            self.events.note("failed", error.explain())
             self._retry_at = time.monotonic() + RETRY
 
     def _check_complete(self) -> None:
@@ -323,21 +294,9 @@ class Manager:
         full = all(len(pool) >= layer.instances for pool, layer in zip(pools, self.intent.layers, strict=True))
         if self.actual.classifier and full:
             self.complete = True
-            self.note("up", f"swarm {self.config.name} is up: {len(self.actual.instances)} instances")
+            self.events.note("up", f"swarm {self.config.name} is up: {len(self.actual.instances)} instances")
 
     # ---- what the operator wants
-
-    def _intent(self, config: Config, digest: str) -> plan.Intent:
-        """The revision of a layer names all that its instances were started with: when it changes they are replaced one
-        after another.
-        """
-        def revision(layer: Layer) -> str:
-            parts = [layer.revision, digest if layer.id is LayerId.TLS else ""]
-            parts += [repr(s) for s in config.services if layer.id in s.chain.layers]
-            return sha256("|".join(parts).encode()).hexdigest()[:12]
-
-        layers = tuple(replace(layer, revision=revision(layer)) for layer in config.layers)
-        return plan.Intent(config.services, layers, config.nic.label, config.drain_timeout, warm=config.warm)
 
     async def reload(self, config: Config, *, dry_run: bool = False) -> list[str]:
         """Another configuration, applied by the same plan as everything else. Returns what is done first; with
@@ -349,13 +308,13 @@ class Manager:
             if new != old:
                 raise PlanError(f"{what} cannot change in a running swarm",
                                 hint="`swarmline down`, then `swarmline up`")
-        config = replace(config, services=plan.keep_indices(self.actual.services, config.services))
+        config = replace(config, services=keep_indices(self.actual.services, config.services))
         async with self._lock:
             former = (self.config, self.intent)
-            intent = replace(self._intent(config, self.actor.configure(config)), drain=self.intent.drain,
+            intent = replace(intent_of(config, self.actor.configure(config)), drain=self.intent.drain,
                              change=self.intent.change)
             try:
-                actions = plan.diff(self.actual, plan.desired(self.actual, intent, time.monotonic()))
+                actions = diff(self.actual, desired(self.actual, intent, time.monotonic()))
             except SwarmlineError:
                 self.actor.configure(self.config)
                 raise
@@ -363,7 +322,7 @@ class Manager:
                 self.actor.configure(self.config)
                 return [str(action) for action in actions]
             self._former, self.config, self.intent = former, config, intent
-            self.note("reload", f"{config.file}: {len(actions)} things to do at once")
+            self.events.note("reload", f"{config.file}: {len(actions)} things to do at once")
         self._wake.set()
         return [str(action) for action in actions]
 
@@ -376,11 +335,12 @@ class Manager:
             return
         (self.config, self.intent), self._former = self._former, None
         self.actor.configure(self.config)
-        self.note("rolled-back", f"{instance} did not come up with the new configuration: the former one counts again")
+        self.events.note(
+            "rolled-back", f"{instance} did not come up with the new configuration: the former one counts again")
 
     async def scale(self, layer: LayerId, instances: int) -> list[str]:
         """Another number of instances. Returns what is done now; the rest follows by itself."""
-        return await self._want(replace(self.intent, layers=plan.scale(self.intent.layers, layer, instances)),
+        return await self._want(replace(self.intent, layers=scale(self.intent.layers, layer, instances)),
                                 f"scale {layer.label} to {instances}")
 
     async def drain(self, vm_id: int, *, force: bool = False) -> list[str]:
@@ -394,21 +354,8 @@ class Manager:
         layer's. Its former layer then wants one instance less, but not fewer than ``min``, and the other one more.
         """
         instance = self._known(vm_id)
-        if layer in instance.layers:
-            raise PlanError(f"{instance} has this layer already")
-        if instance.becomes or instance.state not in (VmState.ACTIVE, VmState.READY):
-            raise PlanError(f"{instance} is {instance.state.name.lower()}", hint="an active or warm one can change")
-        layers = plan.scale(self.intent.layers, layer, self._wanted(layer) + 1)
-        driver = next(each.driver for each in layers if each.id is layer)
-        if driver is not instance.driver:
-            raise PlanError(f"{instance} is of driver {instance.driver}, those of layer {layer.label} are of {driver}")
-        for former in (each for each in layers if each.id in instance.layers):
-            layers = plan.scale(layers, former.id, max(former.instances - 1, former.min))
-        intent = replace(self.intent, layers=layers, change={**self.intent.change, vm_id: layer}, force=force)
+        intent = replace(change_layer(self.intent, instance, layer), force=force)
         return await self._want(intent, f"assign {instance} to {layer.label}")
-
-    def _wanted(self, layer: LayerId) -> int:
-        return next((each.instances for each in self.intent.layers if each.id is layer), 0)
 
     def _known(self, vm_id: int) -> Instance:
         instance = self.actual.instance(vm_id)
@@ -417,12 +364,12 @@ class Manager:
             raise PlanError(f"there is no instance {vm_id}", hint=f"instances are: {known}")
         return instance
 
-    async def _want(self, intent: plan.Intent, why: str) -> list[str]:
+    async def _want(self, intent: Intent, why: str) -> list[str]:
         """Takes the intent over if it can be planned from where the swarm is."""
         async with self._lock:
             now = time.monotonic()
-            actions = plan.diff(self.actual, plan.desired(self.actual, intent, now), force=intent.force)
-            self.note("asked", why)
+            actions = diff(self.actual, desired(self.actual, intent, now), force=intent.force)
+            self.events.note("asked", why)
             self.intent = intent
             self._remember()
         self._wake.set()
@@ -431,45 +378,18 @@ class Manager:
     async def down(self) -> None:
         """Ends all that runs: the classifier first, then instances from the front, the router, the edges."""
         async with self._lock:
-            self.note("down", "the swarm is taken down")
+            self.events.note("down", "the swarm is taken down")
             empty = Swarm(routing=self.actual.routing)
-            actions = plan.diff(self.actual, empty, force=True)
+            actions = diff(self.actual, empty, force=True)
             try:
                 await self._perform(actions, empty)
             finally:
                 self.ended.set()
 
-    def note(self, kind: str, text: str, **fields: Any) -> None:
-        """Logs an event and keeps it for `events`."""
-        self.event_counts[kind] += 1
-        self.events.append(Event(next(self._numbers), time.time(), kind, text, fields))
-        log.info(text, kind=kind, **fields)
-
     def trace(self, every: int) -> None:
         """Has one request in so many traced; 0: none. Forgets former traces."""
         self.traces.clear()
         self.actor.trace_every_set(every)
-
-
-def _scaled_as(layers: Sequence[Layer], former: Sequence[Layer]) -> tuple[Layer, ...]:
-    """These layers with the number of instances that the former manager was asked for, where it is still allowed."""
-    asked = {layer.id: layer.instances for layer in former}
-    return tuple(replace(layer, instances=asked[layer.id]) if layer.min <= asked.get(layer.id, 0) <= layer.max
-                 else layer for layer in layers)
-
-
-def _parallel(action: plan.Action) -> str | None:
-    together = plan.StartInstance | plan.AssignInstance | plan.StopInstance
-    return _kind(action) if isinstance(action, together) else None
-
-
-def _without(change: Mapping[int, LayerId], vm_id: int) -> dict[int, LayerId]:
-    return {key: layer for key, layer in change.items() if key != vm_id}
-
-
-def _kind(action: plan.Action) -> str:
-    """create-edge for CreateEdge"""
-    return "".join("-" * (n > 0) + c.lower() if c.isupper() else c for n, c in enumerate(type(action).__name__))
 
 
 async def _all(steps: Any) -> None:

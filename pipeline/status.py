@@ -19,12 +19,12 @@ def status(manager: Manager) -> dict[str, Any]:
     actual = manager.actual
     return {
         "swarm": {"name": manager.config.name, "pid": os.getpid(), "run_dir": str(manager.run_dir),
-                  "interface": actual.classifier, "up": manager.complete, "events": dict(manager.event_counts)},
+                  "interface": actual.classifier, "up": manager.complete, "events": dict(manager.events.counts)},
         "instances": [_instance(i, manager.reports.get(i.vm_id), manager.actor.held.members.get(i.vm_id))
                       for i in actual.instances],
         "layers": [{"layer": layer.id.label, "instances": layer.instances, "min": layer.min, "max": layer.max,
                     "active": len([i for i in actual.pool(layer.id) if i.state.name == "ACTIVE"]),
-                    "scaled": {way: manager.scaled[layer.id, way] for way in ("up", "down")}}
+                    "scaled": {way: manager.autoscaler.scaled[layer.id, way] for way in ("up", "down")}}
                    for layer in manager.intent.layers],
         "edges": [_edge(manager, edge.name) for edge in actual.edges],
         "services": [{"name": s.name, "index": s.index, "addresses": [str(a) for a in s.addresses],

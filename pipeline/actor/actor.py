@@ -19,7 +19,7 @@ from pipeline.host import namespaces
 from pipeline.host.classifier import Classifier, mount_pins
 from pipeline.host.control import Command, Report
 from pipeline.host.edges import EdgeMemory
-from pipeline.policy import plan
+from pipeline.policy import actions
 from pipeline.policy.config import Config
 from pipeline.policy.model import Edge, Service, Swarm
 
@@ -87,37 +87,37 @@ class Actor:
 
     # ---- actions
 
-    async def perform(self, action: plan.Action, wanted: Swarm) -> None:
+    async def perform(self, action: actions.Action, wanted: Swarm) -> None:
         """Does it, or raises SwarmlineError. ``wanted`` is the swarm that the plan aims at."""
         match action:
-            case plan.CreateEdge(edge):
+            case actions.CreateEdge(edge):
                 self._create_edge(edge)
-            case plan.RemoveEdge(edge):
+            case actions.RemoveEdge(edge):
                 self.held.edges.pop(edge.name).close()
                 self.held.holder.edge_remove(edge.id)
-            case plan.StartRouter():
+            case actions.StartRouter():
                 await self._front.start()
-            case plan.StopRouter():
+            case actions.StopRouter():
                 await self._front.stop()
-            case plan.StartInstance(instance):
+            case actions.StartInstance(instance):
                 await self._members.start(instance)
-            case plan.AssignInstance(instance, _):
+            case actions.AssignInstance(instance, _):
                 await self._members.assign(instance)
-            case plan.ActivateInstance(instance):
+            case actions.ActivateInstance(instance):
                 self._members.command(instance.vm_id, Command.RUN)
-            case plan.DrainInstance(instance, _):
+            case actions.DrainInstance(instance, _):
                 self._members.command(instance.vm_id, Command.DRAIN)
-            case plan.StopInstance(instance):
+            case actions.StopInstance(instance):
                 await self._members.stop(instance)
-            case plan.SetRoutes(table):
+            case actions.SetRoutes(table):
                 self._routes.set(table, wanted)
-            case plan.SetServices(services):
+            case actions.SetServices(services):
                 self._set_services(services)
-            case plan.AttachClassifier() | plan.DetachClassifier() if self.held.config.nic.devargs:
+            case actions.AttachClassifier() | actions.DetachClassifier() if self.held.config.nic.devargs:
                 pass        # the router classifies: it looks into the same maps
-            case plan.AttachClassifier(interface):
+            case actions.AttachClassifier(interface):
                 self._attach(interface)
-            case plan.DetachClassifier():
+            case actions.DetachClassifier():
                 assert self.held.classifier
                 self.held.classifier.detach()
 

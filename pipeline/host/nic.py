@@ -16,7 +16,8 @@ from pyroute2 import IPRoute
 
 from pipeline.errors import NamespaceError
 from pipeline.host import namespaces
-from pipeline.policy.model import IPAddress, Nic
+from pipeline.policy.model import IPAddress
+from pipeline.policy.settings import Nic
 
 IPNetwork = IPv4Network | IPv6Network
 

@@ -30,7 +30,8 @@ from pipeline.host.memory import sealed_memfd
 from pipeline.host.nic import Gateway
 from pipeline.host.processes import Process
 from pipeline.host.router_counters import PortCounters
-from pipeline.policy.model import IPAddress, Nic
+from pipeline.policy.model import IPAddress
+from pipeline.policy.settings import Nic
 
 PROGRAM = "swarmline-router"
 PROGRAM_DPDK = "swarmline-router-dpdk"

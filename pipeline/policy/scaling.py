@@ -9,12 +9,12 @@ which what was wanted then is not given up: a load that comes and goes keeps wha
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 
-from pipeline.policy.model import Layer
+from pipeline.policy.model import Layer, LayerId, Swarm, VmState
 
 WINDOW = 10.0     # seconds of samples that count
 CALM = 2.0        # cooldowns for which a peak is remembered
@@ -95,3 +95,31 @@ def decide(layer: Layer, samples: Sequence[Sample], now: float, last: float | No
             have, f"load {load:.0%} asks for {want}, but the last change was {now - last:.0f} s ago", want)
     target = max(want, min(peak, have))
     return Decision(target, f"load {load:.0%}, target {layer.target_load:.0%}: from {have} to {target}", want)
+
+
+@dataclass
+class Autoscaler:
+    """Samples, peaks and changes of a swarm's layers. ``scaled`` counts the decisions by layer and direction."""
+
+    scaled: Counter[tuple[LayerId, str]] = field(default_factory=Counter)
+    _samples: deque[Sample] = field(default_factory=deque)
+    _changed_at: dict[LayerId, float] = field(default_factory=dict)
+    _peaks: dict[LayerId, Peaks] = field(default_factory=dict)
+
+    def decide(self, layers: Iterable[Layer], swarm: Swarm, now: float) -> Iterator[tuple[Layer, Decision]]:
+        """Measures the layers that ask for it; gives those that are to change, and counts these as changed."""
+        while self._samples and self._samples[0].at < now - WINDOW:
+            self._samples.popleft()
+        for layer in layers:
+            if not layer.autoscale:
+                continue
+            pool = swarm.pool(layer.id, VmState.ACTIVE)
+            self._samples.extend(Sample(now, i.vm_id, i.status.load) for i in pool if i.status)
+            mine = [s for s in self._samples if any(s.vm_id == i.vm_id for i in pool)]
+            peaks = self._peaks.setdefault(layer.id, Peaks())
+            decision = decide(layer, mine, now, self._changed_at.get(layer.id), peaks.highest(layer, now))
+            peaks.note(decision.want, now)
+            if decision.target != layer.instances:
+                self._changed_at[layer.id] = now
+                self.scaled[layer.id, "up" if decision.target > layer.instances else "down"] += 1
+                yield layer, decision

@@ -30,7 +30,8 @@ from pipeline.host.router import Router, RouterSpec
 from pipeline.host.tap import TapSpec, tap_create
 from pipeline.instances.driver import EdgeGrant, InstanceSpec, Outfit, Running
 from pipeline.instances.process import UID_BASE, ProcessDriver
-from pipeline.policy.model import Edge, LayerId, Nic, Side, VmState
+from pipeline.policy.model import Edge, LayerId, Side, VmState
+from pipeline.policy.settings import Nic
 
 pytestmark = [pytest.mark.root, pytest.mark.netns]
 

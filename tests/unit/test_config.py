@@ -13,7 +13,8 @@ from support import ROOT
 from pipeline.errors import ConfigError
 from pipeline.policy.affinity import Hardware
 from pipeline.policy.config import Config, key_lines, parse_config
-from pipeline.policy.model import Certificate, Chain, HardwareSettings, LayerId
+from pipeline.policy.model import Chain, LayerId
+from pipeline.policy.settings import Certificate, HardwareSettings
 
 SMALL = """\
 [nic]

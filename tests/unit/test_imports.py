@@ -21,7 +21,7 @@ PACKAGE = ROOT / "pipeline"
 # the daemon is all of that as a process.
 PYTHON_ORDER = (
     *("errors", "policy", "_native", "host", "instances"),
-    *("actor", "manager", "metrics", "status", "openapi", "api", "daemon", "cli"),
+    *("actor", "events", "manager", "metrics", "status", "openapi", "api", "daemon", "cli"),
 )
 MAY_IMPORT_NATIVE = {"host", "instances"}
 

@@ -10,6 +10,25 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from pipeline.errors import PlanError
+from pipeline.policy.actions import (
+    Action,
+    ActivateInstance,
+    AssignInstance,
+    AttachClassifier,
+    CreateEdge,
+    DetachClassifier,
+    DrainInstance,
+    RemoveEdge,
+    SetRoutes,
+    SetServices,
+    StartInstance,
+    StartRouter,
+    StopInstance,
+    StopRouter,
+    advance,
+)
+from pipeline.policy.desired import desired
+from pipeline.policy.intent import Intent, scale
 from pipeline.policy.model import (
     VM_MAX,
     Chain,
@@ -26,32 +45,8 @@ from pipeline.policy.model import (
     VmState,
     VMStatus,
 )
-from pipeline.policy.plan import (
-    Action,
-    ActivateInstance,
-    AssignInstance,
-    AttachClassifier,
-    CreateEdge,
-    DetachClassifier,
-    DrainInstance,
-    Intent,
-    RemoveEdge,
-    SetRoutes,
-    SetServices,
-    StartInstance,
-    StartRouter,
-    StopInstance,
-    StopRouter,
-    acknowledge,
-    advance,
-    allocate_vm_id,
-    assign_slots,
-    desired,
-    diff,
-    layer_order,
-    scale,
-    taken_slots,
-)
+from pipeline.policy.places import acknowledge, allocate_vm_id, assign_slots, taken_slots
+from pipeline.policy.plan import diff, layer_order
 
 TCP, TLS, HTTP, APP = LayerId.TCP, LayerId.TLS, LayerId.HTTP, LayerId.APP
 HTTPS = Service("https", (ip_address("10.0.0.1"),), 443, Chain((TCP, TLS, HTTP, APP)))

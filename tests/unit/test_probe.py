@@ -5,8 +5,10 @@ from dataclasses import replace
 
 import pytest
 
+from pipeline.policy.actions import ActivateInstance
 from pipeline.policy.model import Instance, LayerId, Route, RoutingTable, Side, Slot, Swarm, VmState, VMStatus
-from pipeline.policy.plan import ActivateInstance, diff, linked
+from pipeline.policy.plan import diff
+from pipeline.policy.probe import linked
 
 HTTP, APP, TLS = LayerId.HTTP, LayerId.APP, LayerId.TLS
 NEW = Instance(9, (HTTP,), state=VmState.READY, incarnation=9, slots=(

@@ -11,6 +11,8 @@
     │   ├── NamespaceError         network and user namespaces, links, rights
     │   ├── HugepageError          memory for edges
     │   ├── RouterError            the Front-End Router
+    │   │   └── NoRouter               none is there
+    │   │       └── RouterLost             it was there, and a request may or may not have been carried out
     │   ├── HolderError            the process that keeps the memfds and serves the ivshmem sockets
     │   └── HardwareError          PCI devices, IOMMU groups, accelerators; each says which in ``address``
     │       ├── NotAllowed             the configuration does not name it
@@ -124,6 +126,14 @@ class HugepageError(HostError):
 
 class RouterError(HostError):
     """The router did not start, died, or refused a command."""
+
+
+class NoRouter(RouterError):
+    """None is there, or it does not answer: what it was to know it is told when it is there again."""
+
+
+class RouterLost(NoRouter):
+    """It was there, and a request may or may not have been carried out."""
 
 
 class HolderError(HostError):

@@ -19,8 +19,8 @@ from typing import Any
 from pipeline.actor.actor import Actor
 from pipeline.errors import InstanceError, LaunchError, PlanError, SwarmlineError
 from pipeline.events import Events
-from pipeline.host.control import Report, TraceEvent
 from pipeline.host.processes import log_tail
+from pipeline.host.report import Report, TraceEvent
 from pipeline.policy.actions import (
     Action,
     AssignInstance,

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.actor.held import Member
 from pipeline.errors import SwarmlineError
-from pipeline.host.control import Report
+from pipeline.host.report import Report
 from pipeline.manager import Manager
 from pipeline.policy.model import Instance, Route, RoutingTable
 

@@ -17,8 +17,9 @@ from pipeline.actor.members import Members
 from pipeline.actor.routes import Routes
 from pipeline.host import namespaces
 from pipeline.host.classifier import Classifier, mount_pins
-from pipeline.host.control import Command, Report
+from pipeline.host.control import Command
 from pipeline.host.edges import EdgeMemory
+from pipeline.host.report import Report
 from pipeline.policy import actions
 from pipeline.policy.config import Config
 from pipeline.policy.model import Edge, Service, Swarm

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.actor.held import Held, Member
-from pipeline.host.control import Assignment, EdgeSeat, ServiceSeat
+from pipeline.host.assignment import Assignment, EdgeSeat, ServiceSeat
 from pipeline.host.tap import TapSpec
 from pipeline.instances.conf import ConfItem, Secrets, conf_items
 from pipeline.instances.driver import EdgeGrant, InstanceSpec, Outfit

@@ -12,7 +12,8 @@ from ipaddress import IPv4Network, IPv6Network
 from pipeline.actor.held import Held, Member
 from pipeline.host.classifier import pin_root
 from pipeline.host.nic import Gateway
-from pipeline.host.router import Router, RouterFacts, RouterSpec
+from pipeline.host.router import Router, RouterSpec
+from pipeline.host.router_link import RouterFacts
 from pipeline.policy.model import Instance, IPAddress, LayerId, Service
 
 

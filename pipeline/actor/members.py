@@ -14,7 +14,9 @@ from pipeline.actor.held import Held, Member
 from pipeline.actor.routes import Routes
 from pipeline.errors import HolderError, LaunchError, SwarmlineError
 from pipeline.host import keys, processes
-from pipeline.host.control import Assignment, Command, ControlRegion, GuestClock
+from pipeline.host.assignment import Assignment
+from pipeline.host.clock import GuestClock
+from pipeline.host.control import Command, ControlRegion
 from pipeline.host.doorbells import Doorbells, ring
 from pipeline.host.holder_client import InstanceFds
 from pipeline.instances.conf import Secrets

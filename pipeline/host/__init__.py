@@ -9,12 +9,15 @@
       ivshmem      QEMU's ivshmem server protocol: who may ring whom
       supervisor   starts the manager, and again if it dies
     holder_client  the manager's side of it
-    control      the control region of one instance: assignment out, VMStatus in
+    control      the control region of one instance
+      assignment   what is told there, report: what is heard, clock: by which time
     doorbells    ringing instances, and being rung
     edges        the shared memory between two layers
     hugepages    what edges are made of
     namespaces   network namespaces; tap: an instance's interface in its own; nic: facts of the real interface
-    router       the Front-End Router; classifier: the XDP program
+    router       the Front-End Router; vhost: where virtual machines meet it
+      router_link  asking it; router_counters: what it counts
+    classifier   the XDP program; pins: its maps, which outlive the manager
     hardware     the inventory of CPUs, NUMA nodes and PCI functions, out of a sysfs
     access       who may open a socket of ours
     vfio         such functions for VMs: taken, reset, given back; in_use: why one can not be

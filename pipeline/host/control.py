@@ -3,8 +3,7 @@
 and traces in.
 
 The layout is c/abi/control.h. The instance can write every byte of it, so nothing that is read here is
-believed: offsets are this module's own constants, numbers are clamped, text is decoded with replacement,
-retries are bounded.
+believed: offsets are this module's own constants, retries are bounded, and see report.
 """
 
 from __future__ import annotations
@@ -12,15 +11,16 @@ from __future__ import annotations
 import mmap
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from enum import IntEnum
-from ipaddress import IPv4Address
-from types import MappingProxyType
 from typing import Any
 
 from pipeline._native import ffi, lib
-from pipeline.policy.model import EDGES_MAX, SERVICE_MAX, Crypto, IPAddress, LayerId, Side, VmState, VMStatus
+from pipeline.host.assignment import Assignment, assignment_struct, conf_bytes
+from pipeline.host.clock import Clock
+from pipeline.host.report import Report, TraceEvent, report_of, trace_event_of
+from pipeline.policy.model import EDGES_MAX, VmState
 
 PAGE = 4096
 ASSIGNMENT_OFF = PAGE
@@ -30,67 +30,12 @@ TRACE_OFF = 6 * PAGE
 CONF_OFF: int = lib.SL_CONTROL_LEN - lib.SL_CONF_LEN
 READ_TRIES = 16          # a writer that is always in the middle of writing is a liar or a corpse
 U32 = 0xFFFF_FFFF
-CLOCK_WINDOW_NS = 10_000_000_000
 
 # what must not overlap
 assert ASSIGNMENT_OFF + ffi.sizeof("struct sl_assignment") <= ROUTES_OFF
 assert ROUTES_OFF + EDGES_MAX * ffi.sizeof("struct sl_route_page") <= STATUS_OFF
 assert STATUS_OFF + ffi.sizeof("struct sl_vm_status") <= TRACE_OFF
 assert TRACE_OFF + ffi.sizeof("struct sl_trace") <= CONF_OFF
-
-
-def _names(enum: str, prefix: str) -> Mapping[int, str]:
-    """Number -> name in lower case, without the prefix and without the limit at the end of the enum."""
-    return MappingProxyType({number: name.removeprefix(prefix).lower()
-                             for number, name in ffi.typeof(f"enum {enum}").elements.items()
-                             if name != f"{prefix}MAX"})
-
-
-COUNTERS = _names("sl_counter", "SL_CNT_")
-TRACE_POINTS = _names("sl_trace_point", "SL_TRACE_")
-CRYPTO_KINDS = _names("sl_crypto_kind", "SL_CRYPTO_")
-
-
-class Command(IntEnum):
-    """enum sl_cmd."""
-
-    RUN = lib.SL_CMD_RUN          # READY -> ACTIVE
-    DRAIN = lib.SL_CMD_DRAIN      # ACTIVE -> DRAINING
-    STOP = lib.SL_CMD_STOP        # end; what is open is reset
-
-
-@dataclass(frozen=True)
-class EdgeSeat:
-    """One edge as the instance sees it. ``incarnation`` is unique for each owner that the slot ever has."""
-
-    edge_id: int
-    incarnation: int
-    slot: int
-    side: Side
-    peer_layer: LayerId
-
-
-@dataclass(frozen=True)
-class ServiceSeat:
-    """One service. ``next_edge``: index of the edge on which its flows go on; -1: this layer is the last."""
-
-    name: str
-    addresses: tuple[IPAddress, ...]
-    port: int
-    protocol: int
-    next_edge: int
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """What the instance shall be. The place of a service in ``services`` is its number; None: no such
-    service."""
-
-    layer: LayerId
-    edges: tuple[EdgeSeat, ...]
-    services: tuple[ServiceSeat | None, ...] = ()
-    nic_mac: bytes = bytes(6)
-    mtu: int = 0
 
 
 @dataclass(frozen=True)
@@ -104,87 +49,12 @@ class RouteEntry:
     state: VmState
 
 
-@dataclass(frozen=True)
-class Report:
-    """All that the instance says about itself: VMStatus and what stands beside it. Hearsay."""
+class Command(IntEnum):
+    """enum sl_cmd."""
 
-    status: VMStatus
-    cmd_seen: int = 0
-    assignment_seen: int = 0
-    routes_seen: tuple[int, ...] = ()
-    error: int = 0                                  # errno of what ended it
-    busy_ns: int = 0
-    requests: int = 0
-    bytes_in: int = 0
-    bytes_out: int = 0
-    counters: Mapping[str, int] = field(default_factory=dict)
-    latency: tuple[int, ...] = ()                   # how many answers took 2^n to 2^(n + 1) µs
-    text: str = ""                                  # its last error in words
-
-
-@dataclass(frozen=True)
-class TraceEvent:
-    """One step of a traced request."""
-
-    request_id: int
-    parent_id: int
-    time_ns: int
-    vm_id: int
-    layer: LayerId
-    point: str
-    peer_vm: int
-
-
-def struct_bytes(name: str, **fields: Any) -> bytes:
-    """A struct of c/abi as bytes, for the data of a conf item: ``struct_bytes("sl_tcp_conf", backlog=1024,
-    ...)``.
-
-    Text of a fixed array is given as bytes, and must leave room for the terminating zero.
-    """
-    value = ffi.new(f"struct {name} *")
-    for key, content in fields.items():
-        if isinstance(content, bytes):
-            array = getattr(value, key)
-            if len(content) >= len(array):
-                raise ValueError(f"{name}.{key} holds {len(array) - 1} bytes, not {len(content)}")
-            ffi.memmove(array, content, len(content))
-        else:
-            setattr(value, key, content)
-    return bytes(ffi.buffer(value))
-
-
-class Clock:
-    """An instance's clock, as its control region shows it: that of this machine."""
-
-    behind = 0         # nanoseconds by which it is behind this machine's CLOCK_MONOTONIC
-
-    def heard(self, beat_ns: int, now_ns: int) -> int:
-        """A heartbeat is read, perhaps once more: its time by the clock of this machine."""
-        return beat_ns
-
-
-class GuestClock(Clock):
-    """Began when the guest booted, and need not run as fast as ours. So a heartbeat's time is when it was first seen.
-    For traces the distance of the clocks is the smallest lag seen lately: it holds the least delay.
-    """
-
-    def __init__(self) -> None:
-        self._beat, self._seen = 0, 0
-        self._lags = (0, 0)               # smallest of this window, and of the one before
-        self._window_ends = 0
-
-    def heard(self, beat_ns: int, now_ns: int) -> int:
-        if beat_ns and beat_ns != self._beat:
-            self._beat, self._seen = beat_ns, now_ns
-            self._learn(now_ns - beat_ns, now_ns)
-        return self._seen
-
-    def _learn(self, lag: int, now_ns: int) -> None:
-        if now_ns >= self._window_ends:
-            self._lags = (lag, self._lags[0] if self._window_ends else lag)
-            self._window_ends = now_ns + CLOCK_WINDOW_NS
-        self._lags = (min(lag, self._lags[0]), self._lags[1])
-        self.behind = min(self._lags)
+    RUN = lib.SL_CMD_RUN          # READY -> ACTIVE
+    DRAIN = lib.SL_CMD_DRAIN      # ACTIVE -> DRAINING
+    STOP = lib.SL_CMD_STOP        # end; what is open is reset
 
 
 class ControlRegion:
@@ -245,7 +115,7 @@ class ControlRegion:
         Returns its number, which comes back as ``Report.assignment_seen``. Raises ValueError if it does not
         fit.
         """
-        data = _conf_bytes(conf)
+        data = conf_bytes(conf)
         private = assignment_struct(assignment)
 
         def write() -> None:
@@ -288,7 +158,7 @@ class ControlRegion:
             lib.sl_fence()
             if not before & 1 and lib.sl_load_acquire_u32(seq) == before:
                 private.heartbeat_ns = self._clock.heard(private.heartbeat_ns, time.monotonic_ns())
-                return _report(self.vm_id, private)
+                return report_of(self.vm_id, private)
         return None
 
     def trace_events(self) -> list[TraceEvent]:
@@ -307,7 +177,7 @@ class ControlRegion:
         keep = max(0, min(new, lib.SL_TRACE_CAP - 1 - lost)) if lost < lib.SL_TRACE_CAP else 0
         self._trace_next = end
         events = (private.events[n & (lib.SL_TRACE_CAP - 1)] for n in range(end - keep, end))
-        return [event for raw in events if (event := _trace_event(self.vm_id, raw, self._clock.behind))]
+        return [event for raw in events if (event := trace_event_of(self.vm_id, raw, self._clock.behind))]
 
     # ---- below
 
@@ -338,81 +208,3 @@ class ControlRegion:
         """All but the first field, which is the seq."""
         size = ffi.sizeof(private[0])
         ffi.memmove(self._base + off + 4, ffi.buffer(private)[4:size], size - 4)
-
-
-def _conf_bytes(conf: Sequence[tuple[int, bytes]]) -> bytes:
-    out = bytearray()
-    for kind, data in conf:
-        out += struct_bytes("sl_conf_item", type=kind, length=len(data))
-        out += data.ljust((len(data) + 7) & ~7, b"\0")
-    out += struct_bytes("sl_conf_item", type=lib.SL_CONF_END)
-    if len(out) > lib.SL_CONF_LEN:
-        raise ValueError(f"the layer's configuration is {len(out)} bytes long, {lib.SL_CONF_LEN} fit")
-    return bytes(out)
-
-
-def assignment_struct(assignment: Assignment) -> Any:
-    """As it lies in the control region (struct sl_assignment), without its seq."""
-    if len(assignment.edges) > EDGES_MAX or len(assignment.services) > SERVICE_MAX:
-        raise ValueError(f"{len(assignment.edges)} edges and {len(assignment.services)} services do not fit")
-    private = ffi.new("struct sl_assignment *", {
-        "layer": assignment.layer, "nb_edges": len(assignment.edges), "nb_services": len(assignment.services),
-        "nic_mac": list(assignment.nic_mac), "mtu": assignment.mtu})
-    for seat, edge in zip(private.edges, assignment.edges, strict=False):
-        seat.edge_id, seat.incarnation, seat.slot = edge.edge_id, edge.incarnation, edge.slot
-        seat.side = lib.SL_FRONT if edge.side is Side.FRONT else lib.SL_BACK
-        seat.peer_layer = edge.peer_layer
-    for seat, service in zip(private.services, assignment.services, strict=False):
-        if service is not None:
-            _service_fill(seat, service)
-    return private
-
-
-def _service_fill(seat: Any, service: ServiceSeat) -> None:
-    name = service.name.encode()
-    if len(service.addresses) > len(seat.addr) or len(name) >= lib.SL_NAME_LEN:
-        raise ValueError(f"service {service.name}: {len(service.addresses)} addresses or its name do not fit")
-    for place, address in zip(seat.addr, service.addresses, strict=False):
-        ffi.memmove(place, mapped(address), 16)
-    ffi.memmove(seat.name, name, len(name))
-    ffi.memmove(ffi.addressof(seat, "port"), service.port.to_bytes(2, "big"), 2)
-    seat.proto, seat.next_edge = service.protocol, service.next_edge
-
-
-def mapped(address: IPAddress) -> bytes:
-    """16 bytes in network order; IPv4 as ::ffff:a.b.c.d."""
-    return b"\0" * 10 + b"\xff\xff" + address.packed if isinstance(address, IPv4Address) else address.packed
-
-
-def _report(vm_id: int, raw: Any) -> Report:
-    state = VmState(raw.state) if raw.state in VmState._value2member_map_ else VmState.FAILED
-    status = VMStatus(
-        vm_id=vm_id, protocol_layers=_layers(raw), state=state, load=min(raw.load, 1000),
-        available_capacity=min(raw.available_capacity, 1000), hardware_affinity=raw.hardware_affinity,
-        active_flows=raw.active_flows, queue_depth=raw.queue_depth, oldest_ns=raw.oldest_ns,
-        heartbeat_ns=min(raw.heartbeat_ns, time.monotonic_ns()), crypto=_crypto(raw.crypto))
-    text = bytes(ffi.buffer(raw.text)).split(b"\0", 1)[0].decode(errors="replace")
-    return Report(
-        status=status, cmd_seen=raw.cmd_seen, assignment_seen=raw.assignment_seen,
-        routes_seen=tuple(raw.routes_seen), error=raw.error, busy_ns=raw.busy_ns, requests=raw.requests,
-        bytes_in=raw.bytes_in, bytes_out=raw.bytes_out,
-        counters={name: raw.counters[number] for number, name in COUNTERS.items()}, latency=tuple(raw.latency),
-        text="".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))
-
-
-def _crypto(raw: Any) -> Crypto | None:
-    if raw.kind == lib.SL_CRYPTO_NONE or raw.kind not in CRYPTO_KINDS:
-        return None
-    return Crypto(CRYPTO_KINDS[raw.kind], tuple(raw.seal_mbps), raw.handshakes, raw.fallbacks)
-
-
-def _layers(raw: Any) -> tuple[LayerId, ...]:
-    numbers = raw.protocol_layers[0:min(raw.nb_layers, len(raw.protocol_layers))]
-    return tuple(LayerId(n) for n in numbers if n in LayerId._value2member_map_)
-
-
-def _trace_event(vm_id: int, raw: Any, behind: int) -> TraceEvent | None:
-    if raw.point not in TRACE_POINTS or raw.layer not in LayerId._value2member_map_ or not raw.request_id:
-        return None
-    return TraceEvent(raw.request_id, raw.parent_id, raw.time_ns + behind, vm_id, LayerId(raw.layer),
-                      TRACE_POINTS[raw.point], raw.peer_vm)

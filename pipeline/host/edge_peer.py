@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from pipeline._native import ffi, lib
-from pipeline.host.control import EdgeSeat, RouteEntry
+from pipeline.host.assignment import EdgeSeat
+from pipeline.host.control import RouteEntry
 
 DATA_CAP: int = lib.SL_BIG_LEN
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import socket
 import subprocess
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -21,15 +20,16 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
 
-from pipeline._native import ffi, lib
-from pipeline.errors import HolderError, RouterError
+from pipeline._native import lib
+from pipeline.errors import HolderError, NoRouter, RouterError, RouterLost
 from pipeline.host import namespaces, processes, router_counters, vhost
-from pipeline.host.control import mapped
+from pipeline.host.assignment import mapped
 from pipeline.host.holder_client import HolderClient
 from pipeline.host.memory import sealed_memfd
 from pipeline.host.nic import Gateway
 from pipeline.host.processes import Process
 from pipeline.host.router_counters import PortCounters
+from pipeline.host.router_link import RouterFacts, RouterLink
 from pipeline.policy.model import IPAddress
 from pipeline.policy.settings import Nic
 
@@ -37,7 +37,6 @@ PROGRAM = "swarmline-router"
 PROGRAM_DPDK = "swarmline-router-dpdk"
 ROUTER_UID = 699_999           # user and group; those of instances begin above
 START_TIMEOUT = 10.0           # seconds until a new router answers
-ANSWER_TIMEOUT = 2.0
 RETRY = 0.01
 COUNTERS_KEY = "router-counters"
 
@@ -78,24 +77,6 @@ class _Port:
     is_vhost: bool
 
 
-@dataclass(frozen=True)
-class RouterFacts:
-    """What the router says of itself with every answer."""
-
-    pid: int
-    start_ns: int
-    ports: int
-    vips: int
-    nets: int
-    mtu: int
-    queues: int
-    mac: bytes
-
-
-class _NoRouter(RouterError):
-    """None is there, or it does not answer: what it was to know it is told when it is there again."""
-
-
 class Router:
     """One router and what it should know. Calls are short and block: an answer takes some 10 µs.
 
@@ -105,8 +86,7 @@ class Router:
     def __init__(self, spec: RouterSpec, holder: HolderClient) -> None:
         self._spec = spec
         self._holder = holder
-        self._sock: socket.socket | None = None
-        self._seq = 0
+        self._link = RouterLink(spec.socket_path)
         self._known_start = 0                          # start_ns of the router that knows what is below
         self._vips: dict[int, IPAddress] = {}          # slot -> address
         self._nets: tuple[Gateway, ...] = ()
@@ -188,9 +168,7 @@ class Router:
 
     def close(self) -> None:
         """Hangs up; the router goes on."""
-        if self._sock:
-            self._sock.close()
-            self._sock = None
+        self._link.close()
 
     # ---- what it should know
 
@@ -201,7 +179,7 @@ class Router:
     def vips_set(self, vips: Mapping[int, IPAddress]) -> None:
         """Slot -> virtual IP; slots that are not named become empty."""
         old, self._vips = self._vips, dict(vips)
-        with suppress(_NoRouter):
+        with suppress(NoRouter):
             for slot, address in old.items():
                 if vips.get(slot) != address:      # first: no address may be in two slots
                     self._request(lib.SL_RTR_VIP_DEL, tolerate=errno.ENOENT, slot=slot)
@@ -211,7 +189,7 @@ class Router:
     def nets_set(self, nets: Iterable[Gateway]) -> None:
         """All routes of the interface. Neighbours are learnt anew if one was removed."""
         old, self._nets = self._nets, tuple(nets)
-        with suppress(_NoRouter):
+        with suppress(NoRouter):
             if set(old) - set(self._nets):
                 self._request(lib.SL_RTR_NET_CLEAR)
             for net in self._nets:
@@ -238,7 +216,7 @@ class Router:
         Before ``adopt`` or ``start`` it only notes the port.
         """
         self._ports[vm_id] = _Port(_mask(slots), is_vhost=False)
-        if self._sock:
+        if self._link.up:
             self._port_restore(vm_id)
 
     def port_remove(self, vm_id: int) -> None:
@@ -247,12 +225,12 @@ class Router:
         self._removed.add(vm_id)
         self._holder.fd_remove(f"tap-{vm_id}")
         vhost.folder_remove(self._spec.run_dir, vm_id)
-        with suppress(_NoRouter):
+        with suppress(NoRouter):
             self._ports_del()
 
     def table_set(self, service: int, table: int) -> None:
         """Gives a router that classifies by itself another table. A router that is started reads them itself."""
-        with suppress(_NoRouter):
+        with suppress(NoRouter):
             self._request(lib.SL_RTR_TABLE_SET, table, slot=service)
 
     # ---- counters
@@ -301,30 +279,19 @@ class Router:
         return RouterError(f"{message}{': ' if last else ''}{''.join(last)}",
                            hint=f"its log is {self._spec.log_path}")
 
-    def _connect(self) -> socket.socket:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        sock.settimeout(ANSWER_TIMEOUT)
-        try:
-            sock.connect(str(self._spec.socket_path))
-        except OSError as error:
-            sock.close()
-            raise _NoRouter(f"no router at {self._spec.socket_path}: {error.strerror or error}") from error
-        return sock
-
-    def _lose(self) -> None:
-        """After a request that may or may not have been carried out: the router is told everything again."""
-        self.close()
-        self._known_start = 0
-
     def _request(self, kind: int, fd: int | None = None, tolerate: int = 0, **fields: Any) -> RouterFacts:
         """One exchange. A router that is not the one of the last exchange is told everything first."""
-        if not self._sock:
-            self._sock = self._connect()
-            self._greet()
-        return self._exchange(kind, fd, tolerate, **fields)
+        try:
+            if not self._link.up:
+                self._link.open()
+                self._greet()
+            return self._link.exchange(kind, fd, tolerate, **fields)
+        except RouterLost:
+            self._known_start = 0      # what was asked may or may not have been carried out
+            raise
 
     def _greet(self) -> None:
-        facts = self._exchange(lib.SL_RTR_PING)
+        facts = self._link.exchange(lib.SL_RTR_PING)
         if facts.start_ns == self._known_start:
             return
         self._ports_del()
@@ -335,37 +302,11 @@ class Router:
         for vm_id in list(self._ports):
             try:
                 self._port_restore(vm_id)
-            except _NoRouter:
+            except NoRouter:
                 raise
             except (HolderError, RouterError):
                 del self._ports[vm_id]      # its tap is gone, so the instance is
         self._known_start = facts.start_ns
-
-    def _exchange(self, kind: int, fd: int | None = None, tolerate: int = 0, **fields: Any) -> RouterFacts:
-        assert self._sock
-        self._seq = (self._seq + 1) & 0xFFFF_FFFF
-        request = ffi.new("struct sl_rtr_request *", {
-            "version": lib.SL_ABI_VERSION, "type": kind, "seq": self._seq, **fields})
-        reply = ffi.new("struct sl_rtr_reply *")
-        try:
-            socket.send_fds(self._sock, [bytes(ffi.buffer(request))], [] if fd is None else [fd])
-            data = self._sock.recv(256)
-        except OSError as error:
-            self._lose()
-            raise _NoRouter(f"the router does not answer: {error}") from error
-        if len(data) != ffi.sizeof(reply[0]):
-            self._lose()
-            raise _NoRouter("the router hung up" if not data else "the router is of another version",
-                              hint="it is started again by the manager; see its log")
-        ffi.memmove(reply, data, len(data))
-        if reply.seq != self._seq or reply.version != lib.SL_ABI_VERSION:
-            self._lose()
-            raise _NoRouter("the router is out of step")
-        if reply.status and -reply.status != tolerate:
-            name = ffi.typeof("enum sl_rtr_type").elements[kind].removeprefix("SL_RTR_")
-            raise RouterError(f"the router refused {name}: {os.strerror(-reply.status)}")
-        return RouterFacts(reply.pid, reply.start_ns, reply.nb_port, reply.nb_vip, reply.nb_net, reply.mtu,
-                           reply.nb_queue, bytes(ffi.buffer(reply.mac)))
 
     def _vip_add(self, slot: int, address: IPAddress) -> None:
         self._request(lib.SL_RTR_VIP_ADD, slot=slot, addr=list(mapped(address)))
@@ -378,7 +319,7 @@ class Router:
     def _port_put(self, vm_id: int, port: _Port, tap: int | None = None) -> None:
         self._ports[vm_id] = port
         self._removed.discard(vm_id)
-        with suppress(_NoRouter):
+        with suppress(NoRouter):
             self._port_add(vm_id, tap)
 
     def _port_add(self, vm_id: int, tap: int | None = None) -> None:

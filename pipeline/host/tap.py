@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pipeline._native import ffi, lib
 from pipeline.errors import NamespaceError
 from pipeline.host import namespaces
-from pipeline.host.control import Assignment, assignment_struct
+from pipeline.host.assignment import Assignment, assignment_struct
 
 TUN = "/dev/net/tun"
 IFF_TAP = 0x0002

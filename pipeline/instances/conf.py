@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pipeline._native import lib
+from pipeline.host.assignment import struct_bytes
 from pipeline.host.certs import KeyPair, TicketKey
-from pipeline.host.control import struct_bytes
 from pipeline.policy.config import Config
 from pipeline.policy.model import LayerId
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
-from pipeline.host.control import Assignment
+from pipeline.host.assignment import Assignment
 from pipeline.host.processes import Process, readable
 from pipeline.host.tap import TapSpec
 from pipeline.policy.model import Driver as DriverName

@@ -19,8 +19,9 @@ from system.test_isolation import EDGES, OWN_KEY, holds_key, key_made, memfds_ma
 from system.test_scale import manager_of
 
 from pipeline.host import holder_client, processes
+from pipeline.host.assignment import Assignment, EdgeSeat, ServiceSeat
 from pipeline.host.certs import KeyPair, TicketKey
-from pipeline.host.control import Assignment, ControlRegion, EdgeSeat, ServiceSeat
+from pipeline.host.control import ControlRegion
 from pipeline.host.doorbells import ring
 from pipeline.host.edges import EdgeMemory, Sizes
 from pipeline.host.holder_client import HolderClient

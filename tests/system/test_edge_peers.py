@@ -21,7 +21,8 @@ from typing import Any
 import pytest
 from pipeline._native import ffi, lib
 
-from pipeline.host.control import EdgeSeat, RouteEntry
+from pipeline.host.assignment import EdgeSeat
+from pipeline.host.control import RouteEntry
 from pipeline.host.edge_peer import EdgePeer, Packet
 from pipeline.policy.model import LayerId, Side, VmState
 

@@ -21,11 +21,13 @@ from pipeline._native import ffi, lib
 
 from pipeline.errors import HugepageError, InstanceError, LaunchError, NamespaceError, RouterError
 from pipeline.host import holder_client, hugepages, namespaces, processes
-from pipeline.host.control import Assignment, ControlRegion, EdgeSeat, Report, ServiceSeat
+from pipeline.host.assignment import Assignment, EdgeSeat, ServiceSeat
+from pipeline.host.control import ControlRegion
 from pipeline.host.doorbells import Doorbells
 from pipeline.host.edges import EdgeMemory, Sizes, pages_needed
 from pipeline.host.holder_client import HolderClient, InstanceFds
 from pipeline.host.nic import Gateway, nic_facts
+from pipeline.host.report import Report
 from pipeline.host.router import Router, RouterSpec
 from pipeline.host.tap import TapSpec, tap_create
 from pipeline.instances.driver import EdgeGrant, InstanceSpec, Outfit, Running
@@ -466,7 +468,7 @@ def test_taps_that_cannot_be(netns: Callable[[], str]) -> None:
 def router(holder: HolderClient, run_dir: Path, netns: Callable[[], str],
            monkeypatch: pytest.MonkeyPatch) -> Iterator[Router]:
     made = Router(RouterSpec(run_dir, Nic("sl-nic0", netns()), 2, Path("/nonexistent")), holder)
-    monkeypatch.setattr("pipeline.host.router.ANSWER_TIMEOUT", 0.2)
+    monkeypatch.setattr("pipeline.host.router_link.ANSWER_TIMEOUT", 0.2)
     yield made
     made.close()
 

@@ -15,17 +15,10 @@ from typing import Any
 import pytest
 from pipeline._native import ffi, lib
 
-from pipeline.host import control
-from pipeline.host.control import (
-    Assignment,
-    Command,
-    ControlRegion,
-    EdgeSeat,
-    GuestClock,
-    RouteEntry,
-    ServiceSeat,
-    struct_bytes,
-)
+from pipeline.host import report
+from pipeline.host.assignment import Assignment, EdgeSeat, ServiceSeat, struct_bytes
+from pipeline.host.clock import GuestClock
+from pipeline.host.control import Command, ControlRegion, RouteEntry
 from pipeline.host.doorbells import Doorbells, ring
 from pipeline.host.memory import sealed_memfd
 from pipeline.policy.model import LayerId, Side, VmState
@@ -337,8 +330,8 @@ def test_hostile_trace(region: ControlRegion, instance: Instance) -> None:
 
 
 def test_names_of_counters() -> None:
-    assert control.COUNTERS[lib.SL_CNT_PEER_LOST] == "peer_lost"
-    assert "max" not in control.COUNTERS.values()
+    assert report.COUNTERS[lib.SL_CNT_PEER_LOST] == "peer_lost"
+    assert "max" not in report.COUNTERS.values()
 
 
 # ---- doorbells

@@ -17,11 +17,13 @@ from typing import Any, TypeVar
 
 from pipeline._native import lib
 
-from pipeline.host.control import Assignment, Command, ControlRegion, EdgeSeat, Report, struct_bytes
+from pipeline.host.assignment import Assignment, EdgeSeat, struct_bytes
+from pipeline.host.control import Command, ControlRegion
 from pipeline.host.doorbells import ring
 from pipeline.host.edges import EdgeMemory, Sizes
 from pipeline.host.holder_client import HolderClient
 from pipeline.host.images import Image
+from pipeline.host.report import Report
 from pipeline.policy.model import Edge, LayerId, Side, VmState
 
 T = TypeVar("T")

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from vm.guest_rig import Measured
 
-from pipeline.host.control import ControlRegion, GuestClock
+from pipeline.host.clock import GuestClock
+from pipeline.host.control import ControlRegion
 from pipeline.host.holder_client import HolderClient, InstanceFds
 from pipeline.host.images import Image
 from pipeline.instances.driver import InstanceSpec

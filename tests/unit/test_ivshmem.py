@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The holder's ivshmem server: QEMU's protocol, hostile and stuck clients."""
+
+import errno
+import os
+import socket
+from collections.abc import Callable
+
+import pytest
+from unit.holder_rig import Qemu, nb_fds, same_file, state_of, until
+
+from pipeline.errors import HolderError
+from pipeline.host.holder_client import HolderClient
+
+
+def test_greeting(holder: HolderClient, connect: Callable[[int], Qemu]) -> None:
+    """Version, own id, region, the manager's doorbell, own doorbell last: the order that QEMU's client insists on."""
+    qemu = connect(7)
+    assert qemu.messages(5) == [(0, False), (7, False), (-1, True), (0, True), (7, True)]
+    mine = holder.instance_get(7)
+    assert mine.facts.connected
+    assert same_file(mine.control, qemu.fds[-1])
+    assert os.fstat(qemu.fds[-1]).st_size == 1 << 20
+    os.eventfd_write(qemu.fds[0], 1)
+    assert os.eventfd_read(mine.manager) == 1
+    os.eventfd_write(mine.doorbell, 1)
+    assert os.eventfd_read(qemu.fds[7]) == 1
+    mine.close()
+
+
+def test_memory_cannot_be_resized(holder: HolderClient, connect: Callable[[int], Qemu]) -> None:
+    qemu = connect(1)
+    qemu.messages(5)
+    edge = holder.edge_create("tcp-tls", 0x102, 1 << 21)
+    for fd, length in ((qemu.fds[-1], 1 << 20), (edge.fd, 1 << 21)):
+        for wrong in (length - 4096, length + 4096, 0):
+            with pytest.raises(OSError, match=r"Operation not permitted|Invalid argument") as error:
+                os.ftruncate(fd, wrong)
+            assert error.value.errno in (errno.EPERM, errno.EINVAL)
+        assert os.fstat(fd).st_size == length
+    assert os.readlink(f"/proc/self/fd/{edge.fd}").startswith("/memfd:sl-edge-tcp-tls")
+    os.close(edge.fd)
+
+
+def test_peers_hear_of_each_other(holder: HolderClient, connect: Callable[[int], Qemu]) -> None:
+    first = connect(1)
+    first.messages(5)
+    holder.instance_add(2).close()
+    holder.instance_peers(1, [2])
+    holder.instance_peers(2, [1])
+    assert first.silent()                                  # 2 is not connected yet
+    second = Qemu(holder.instance_get(2).facts.socket)
+    assert second.messages(6) == [(0, False), (2, False), (-1, True), (0, True), (1, True), (2, True)]
+    assert first.message() == (2, True)
+    os.eventfd_write(first.fds[2], 5)
+    assert os.eventfd_read(second.fds[2]) == 5             # the doorbell that it was told is the peer's own
+    second.close()
+    assert first.message() == (2, False)
+    until(lambda: state_of(holder, 2) == "gone")
+
+
+def test_peers_are_exactly_those_set(holder: HolderClient, connect: Callable[[int], Qemu]) -> None:
+    hub, *others = [connect(vm_id) for vm_id in (1, 2, 3, 4)]
+    for qemu in (hub, *others):
+        qemu.messages(5)
+    holder.instance_peers(1, [2, 3])
+    assert hub.messages(2) == [(2, True), (3, True)]
+    holder.instance_peers(1, [2, 3])
+    assert hub.silent()
+    holder.instance_peers(1, [4, 3])
+    assert hub.messages(2) == [(2, False), (4, True)]
+    holder.instance_peers(1, [])
+    assert hub.messages(2) == [(3, False), (4, False)]
+    holder.hello()
+    assert all(qemu.silent() for qemu in (hub, *others))   # nobody was told that 1 may ring it
+    with pytest.raises(HolderError):
+        holder.instance_peers(1, [1])
+    with pytest.raises(HolderError):
+        holder.instance_peers(1, [0])
+
+
+def test_removed_instance_is_not_mistaken_for_the_next(holder: HolderClient,
+                                                       connect: Callable[[int], Qemu]) -> None:
+    hub, old = connect(1), connect(2)
+    hub.messages(5)
+    holder.instance_peers(1, [2])
+    assert hub.message() == (2, True)
+    holder.instance_remove(2)
+    assert hub.message() == (2, False)
+    assert old.ended()
+    connect(2).messages(5)                                 # the same VMID, started again
+    holder.hello()
+    assert hub.silent()
+    holder.instance_peers(1, [2])
+    assert hub.message() == (2, True)
+
+
+def test_one_connection_for_life(holder: HolderClient, connect: Callable[[int], Qemu]) -> None:
+    qemu = connect(1)
+    qemu.messages(5)
+    path = holder.instance_get(1).facts.socket
+    for _ in range(2):                                     # while it lives, and after
+        with pytest.raises(OSError, match=r"No such file|refused"):
+            Qemu(path)
+        qemu.close()
+        until(lambda: state_of(holder, 1) == "gone")
+
+
+def test_client_that_speaks_is_dropped(holder: HolderClient, connect: Callable[[int], Qemu]) -> None:
+    hub, rude = connect(1), connect(2)
+    hub.messages(5)
+    rude.messages(5)
+    holder.instance_peers(1, [2])
+    assert hub.message() == (2, True)
+    with open(os.devnull) as null:
+        socket.send_fds(rude.sock, [b"x" * 100], [null.fileno()])
+    assert hub.message() == (2, False)
+    assert rude.ended()
+
+
+def test_stuck_instance_blocks_nobody(holder: HolderClient, connect: Callable[[int], Qemu]) -> None:
+    """One that never reads is dropped when its queue is full; meanwhile, and then, all others are served."""
+    stuck, reader, hub = connect(1), connect(2), connect(3)
+    reader.messages(5)
+    hub.messages(5)
+    holder.instance_peers(3, [1])
+    assert hub.message() == (1, True)
+    fds, rounds = nb_fds(holder), 0
+    while state_of(holder, 1) == "connected":
+        holder.instance_peers(1, [2] if rounds % 2 else [])
+        holder.instance_peers(2, [3] if rounds % 2 else [])
+        rounds += 1
+        assert rounds < 5000
+    assert hub.message() == (1, False)
+    joins_and_leaves = rounds - 1                          # the first round changed nothing
+    assert reader.messages(joins_and_leaves) == [(3, n % 2 == 0) for n in range(joins_and_leaves)]
+    assert stuck.ended()
+    assert nb_fds(holder) == fds - 1                       # the connection; no copy of a doorbell stayed behind
+
+
+def test_connection_that_ends_in_the_greeting(holder: HolderClient, connect: Callable[[int], Qemu]) -> None:
+    for vm_id in range(1, 30):
+        connect(vm_id).close()
+        holder.instance_peers(vm_id, [vm_id + 1])
+    until(lambda: all(facts.state == "gone" for facts in holder.instance_list()))

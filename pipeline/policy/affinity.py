@@ -1,17 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """hardware_affinity: what an instance's CPUs and devices are good at, and what that is worth to a layer.
 
-The bits (enum sl_hardware of c/abi/control.h) travel in VMStatus and are shown by name.
+The bits (enum sl_hardware of c/abi/control.h) travel in VMStatus and are shown by name. What a tls instance has
+measured counts in their place: cards are known that lose to vector instructions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import IntFlag
+from math import sqrt
+from typing import TypeGuard
 
-from pipeline.policy.model import LayerId
+from pipeline.policy.model import Crypto, LayerId, VMStatus
 
 PLAIN = 100   # worth, in percent, of an instance without anything special
+FASTEST = 400   # worth of the fastest of those that have measured
+ALIKE = 0.75    # so much of the fastest one's speed counts as all of it: measurements differ by as much
+SLOWEST = 0.125   # no less is believed: what one says of itself must not take everything from the others
+SEALED = (256, 1400, 16384)   # bytes of the records that Crypto.seal_mbps is of
 
 
 class Hardware(IntFlag):
@@ -65,3 +72,32 @@ def affinity_weight(layer: LayerId, hardware: int) -> int:
     """How well this hardware suits the layer, in percent, at least PLAIN. Only the best piece counts."""
     worth = _WORTH.get(layer, {})
     return max((percent for bit, percent in worth.items() if hardware & bit), default=PLAIN)
+
+
+def worth(layer: LayerId, status: VMStatus, pool: Iterable[VMStatus]) -> int:
+    """What this instance is worth to the layer, in percent: by what it has measured, beside those of the pool; by its
+    hardware if it has not measured.
+    """
+    if layer is not LayerId.TLS or not _measured(status.crypto):
+        return affinity_weight(layer, status.hardware_affinity)
+    return round(FASTEST * crypto_speed(status.crypto, [s.crypto for s in pool if _measured(s.crypto)]))
+
+
+def crypto_speed(own: Crypto, pool: Iterable[Crypto]) -> float:
+    """How fast this is, 1 being the fastest of the pool. Handshakes and records count the same (the mean is the
+    geometric one), as nobody knows what clients will want; of records, the time that one of each size takes.
+    """
+    everybody = (own, *pool)
+    handshakes = own.handshakes / max(c.handshakes for c in everybody)
+    records = min(_records_ns(c) for c in everybody) / _records_ns(own)
+    speed = sqrt(handshakes * records)
+    return 1.0 if speed >= ALIKE else max(speed, SLOWEST)
+
+
+def _measured(crypto: Crypto | None) -> TypeGuard[Crypto]:
+    return crypto is not None and crypto.handshakes > 0 and len(crypto.seal_mbps) == len(SEALED) and all(
+        crypto.seal_mbps)
+
+
+def _records_ns(crypto: Crypto) -> float:
+    return sum(size * 1000 / mbps for size, mbps in zip(SEALED, crypto.seal_mbps, strict=True))

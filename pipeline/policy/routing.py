@@ -10,7 +10,7 @@ from hashlib import blake2b
 from heapq import heapify, heapreplace
 from math import ceil, isqrt
 
-from pipeline.policy.affinity import affinity_weight
+from pipeline.policy.affinity import worth
 from pipeline.policy.model import VM_MAX, LayerId, Route, RoutingTable, VmState, VMStatus
 
 WEIGHT_MAX = 65535
@@ -20,8 +20,8 @@ MEMBERS = (VmState.ACTIVE, VmState.DRAINING, VmState.READY)
 
 
 def routing_table(statuses: Iterable[VMStatus], epoch: int) -> RoutingTable:
-    """The RoutingTable of these instances, each layer's sorted by load (in tenths), then by how well their
-    hardware suits the layer, then by VMID.
+    """The RoutingTable of these instances, each layer's sorted by load (in tenths), then by what they are worth
+    to the layer (tls: by what they have measured, else by their hardware), then by VMID.
 
     The active ones come first and have a weight. Those that are ready or draining follow with weight 0: they
     get no new flow, but their peers must know them. Others are left out.
@@ -33,13 +33,14 @@ def routing_table(statuses: Iterable[VMStatus], epoch: int) -> RoutingTable:
 
 
 def _routes(layer: LayerId, statuses: Sequence[VMStatus]) -> tuple[Route, ...]:
-    best = max((s.available_capacity for s in statuses if s.state is VmState.ACTIVE), default=0)
+    active = [s for s in statuses if s.state is VmState.ACTIVE]
+    best = max((s.available_capacity for s in active), default=0)
+    percent = {s.vm_id: worth(layer, s, active) for s in statuses}
 
     def order(s: VMStatus) -> tuple[int, int, int, int]:
-        worth = affinity_weight(layer, s.hardware_affinity)
-        return MEMBERS.index(s.state), s.load // LOAD_STEP, -worth, s.vm_id
+        return MEMBERS.index(s.state), s.load // LOAD_STEP, -percent[s.vm_id], s.vm_id
 
-    return tuple(Route(s.vm_id, weight(layer, s, best), s.load, s.hardware_affinity, s.state)
+    return tuple(Route(s.vm_id, weight(s, percent[s.vm_id], best), s.load, s.hardware_affinity, s.state)
                  for s in sorted(statuses, key=order))
 
 
@@ -77,17 +78,17 @@ def is_news(old: RoutingTable, new: RoutingTable) -> bool:
     return False
 
 
-def weight(layer: LayerId, status: VMStatus, best_capacity: int) -> int:
-    """Share of new flows, relative to the others of the layer: 0 if it is not active, else 1 ... 65535, what
-    its hardware is worth to the layer (percent) times its available capacity in eighths of the best one's.
-    An instance without capacity keeps the smallest share: a table without anybody would drop.
+def weight(status: VMStatus, percent: int, best_capacity: int) -> int:
+    """Share of new flows, relative to the others of the layer: 0 if it is not active, else 1 ... 65535, what it is
+    worth to the layer (percent) times its available capacity in eighths of the best one's. An instance without
+    capacity keeps the smallest share: a table without anybody would drop.
     """
     if status.state is not VmState.ACTIVE:
         return 0
     steps = CAPACITY_STEPS
     if best_capacity > 0:
         steps = ceil(CAPACITY_STEPS * max(status.available_capacity, 0) / best_capacity)
-    return min(max(affinity_weight(layer, status.hardware_affinity) * steps, 1), WEIGHT_MAX)
+    return min(max(percent * steps, 1), WEIGHT_MAX)
 
 
 def maglev_table(entries: Sequence[tuple[int, int]], size: int) -> array[int]:

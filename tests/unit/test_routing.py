@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.policy.affinity import PLAIN, Hardware
-from pipeline.policy.model import LayerId, RoutingTable, VmState, VMStatus
+from pipeline.policy.affinity import FASTEST, PLAIN, SLOWEST, Hardware
+from pipeline.policy.model import Crypto, LayerId, RoutingTable, VmState, VMStatus
 from pipeline.policy.routing import (
     WEIGHT_MAX,
     disruption,
@@ -87,6 +87,55 @@ def test_weights() -> None:
     assert weights(status(1), status(2, load=1000)) == {1: PLAIN * 8, 2: 1}
     assert weights(status(1, load=1000), status(2, load=1000)) == {1: PLAIN * 8, 2: PLAIN * 8}
     assert weights(replace(status(1), available_capacity=-5)) == {1: PLAIN * 8}
+
+
+SOFTWARE, VECTOR = Crypto("software", (900, 2900, 5000), 3000), Crypto("multi_buffer", (2400, 8400, 12000), 3000)
+CARD, FELL_BACK = Crypto("device", (300, 1500, 9000), 3000), Crypto("software", (900, 2900, 5000), 3000, fallbacks=1)
+
+
+def measured(*figures: Crypto | None, hardware: int = 0) -> list[VMStatus]:
+    return [replace(status(n + 1, hardware=hardware), crypto=crypto) for n, crypto in enumerate(figures)]
+
+
+def tls_weights(statuses: list[VMStatus]) -> list[int]:
+    return [weight for _, weight in sorted(routing_table(statuses, 1).active(LayerId.TLS))]
+
+
+def test_measured_figures_weigh_not_names() -> None:
+    assert tls_weights(measured(VECTOR, VECTOR)) == [FASTEST * 8] * 2
+    fast, slow = tls_weights(measured(VECTOR, SOFTWARE))
+    assert fast == FASTEST * 8 and 0.55 < slow / fast < 0.65        # the root of 5.55 us / 2.0 us
+    card, vector = measured(CARD, VECTOR)
+    slower, faster = tls_weights([replace(card, hardware_affinity=Hardware.QAT), vector])
+    assert slower < faster, "a card that loses has less, whatever its name"
+    assert order(routing_table([card, vector], 1)) == [2, 1]
+    other = replace(VECTOR, handshakes=1500)
+    assert tls_weights(measured(VECTOR, other))[1] == round(FASTEST * 0.5 ** 0.5) * 8
+
+
+def test_measurements_that_differ_little_are_the_same() -> None:
+    near = Crypto("software", (800, 2500, 4600), 2600)
+    assert tls_weights(measured(SOFTWARE, near)) == [FASTEST * 8] * 2
+
+
+def test_who_has_not_measured_weighs_by_name() -> None:
+    nothing = Crypto("software", (0, 0, 0), 0)
+    assert tls_weights(measured(None, nothing, hardware=Hardware.AES_NI)) == [200 * 8] * 2
+    assert tls_weights(measured(None, VECTOR)) == [PLAIN * 8, FASTEST * 8]
+    table = routing_table([replace(s, protocol_layers=(LayerId.APP,)) for s in measured(VECTOR, SOFTWARE)], 1)
+    assert {w for _, w in table.active(LayerId.APP)} == {PLAIN * 8}
+
+
+def test_what_one_claims_does_not_take_everything() -> None:
+    liar = Crypto("device", (1 << 32, 1 << 32, 1 << 32), 1 << 32)
+    assert tls_weights(measured(liar, SOFTWARE)) == [FASTEST * 8, round(FASTEST * SLOWEST) * 8]
+
+
+def test_a_device_that_fails_is_news_and_so_is_its_return() -> None:
+    device = Crypto("device", (2400, 8400, 12000), 3000)
+    before, after = (routing_table(measured(device, crypto), 1) for crypto in (device, FELL_BACK))
+    assert is_news(before, after) and is_news(after, before)
+    assert dict(after.active(LayerId.TLS))[2] < dict(before.active(LayerId.TLS))[2]
 
 
 @given(

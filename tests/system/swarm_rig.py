@@ -96,6 +96,19 @@ def config_of(lab: Lab, changes: Mapping[str, Any] | None = None) -> dict[str, A
     return tables
 
 
+OWN_NAME = "swarmline.test"
+OWN_CERTIFICATE_FILE, OWN_KEY_FILE = f"{OWN_NAME}.pem", f"{OWN_NAME}.key"
+# [layer.tls] with what certificate_made(folder, OWN_NAME) makes
+OWN_CERTIFICATE = {"self_signed": None, "certificates": [{"cert": OWN_CERTIFICATE_FILE, "key": OWN_KEY_FILE}]}
+
+
+def certificate_made(folder: Path, name: str) -> None:
+    """Files of a certificate for this name, and of its key."""
+    subject = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc", "-subj", f"/CN={name}")
+    files = ("-keyout", folder / f"{name}.key", "-out", folder / f"{name}.pem")
+    subprocess.run(["openssl", "req", "-x509", *subject, *files], check=True, capture_output=True)
+
+
 @dataclass(frozen=True)
 class Swarm:
     """A swarm in a lab. ``command`` runs the real command; ``status`` asks the manager without one."""
@@ -247,3 +260,11 @@ def unharmed(swarm: Swarm) -> Iterator[None]:
         assert processes() == before
     except SwarmlineError as error:
         raise AssertionError(f"the manager is gone: {error}") from error
+
+
+def manager_of(swarm: Swarm) -> int | None:
+    """None: it is not there, or does not answer yet."""
+    try:
+        return swarm.manager_pid()
+    except SwarmlineError:
+        return None

@@ -6,12 +6,11 @@ import os
 import socket
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from support.lab import Lab, in_netns
 from system.clients import curl, dial
-from system.swarm_rig import INDEX, Swarm, swarm_made, swarm_prepared, unharmed
+from system.swarm_rig import INDEX, Swarm, certificate_made, swarm_made, swarm_prepared, unharmed
 
 from pipeline.host.namespaces import run_in
 
@@ -94,32 +93,9 @@ def test_no_root_folder(swarm: Swarm) -> None:
 # ---- certificates
 
 
-def certificate(folder: Path, name: str) -> None:
-    subprocess.run(
-        [
-            "openssl",
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-            "-noenc",
-            "-subj",
-            f"/CN={name}",
-            "-keyout",
-            folder / f"{name}.key",
-            "-out",
-            folder / f"{name}.pem",
-        ],
-        check=True,
-        capture_output=True,
-    )
-
-
 def with_certificate(swarm: Swarm, cert: str, key: str) -> None:
-    certificate(swarm.folder, "a")
-    certificate(swarm.folder, "b")
+    certificate_made(swarm.folder, "a")
+    certificate_made(swarm.folder, "b")
     (swarm.folder / "garbage").write_bytes(b"-----BEGIN CERTIFICATE-----\nnothing\n-----END CERTIFICATE-----\n")
     (swarm.folder / "empty").touch()
     swarm.configure({"layer.tls": {"self_signed": None, "certificates": [{"cert": cert, "key": key}]}})

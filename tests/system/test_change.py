@@ -14,9 +14,19 @@ from typing import Any
 import pytest
 from support.lab import Lab
 from system.clients import Load, curl
-from system.swarm_rig import Swarm, eventually, kill, swarm_prepared
-from system.test_isolation import EDGES, OWN_KEY, holds_key, key_made, memfds_mapped, memory
-from system.test_scale import manager_of
+from system.swarm_rig import (
+    OWN_CERTIFICATE,
+    OWN_CERTIFICATE_FILE,
+    OWN_KEY_FILE,
+    OWN_NAME,
+    Swarm,
+    certificate_made,
+    eventually,
+    kill,
+    manager_of,
+    swarm_prepared,
+)
+from system.walls import EDGES, holds_key, memfds_mapped, memory
 
 from pipeline.host import holder_client, processes
 from pipeline.host.assignment import Assignment, EdgeSeat, ServiceSeat
@@ -45,9 +55,9 @@ def swarm(module_lab: Lab) -> Iterator[Swarm]:
         "swarm": {"drain_timeout": "3s"},
         "pool": {"processes": 1},
         "layer.tcp": {"instances": 2},
-        "layer.tls": OWN_KEY,
+        "layer.tls": OWN_CERTIFICATE,
     }) as made:
-        key_made(made.folder)
+        certificate_made(made.folder, OWN_NAME)
         made.up()
         yield made
 
@@ -185,7 +195,7 @@ def rss(pid: int) -> int:
 def test_many_changes_leave_nothing(swarm: Swarm, run_dir: Path) -> None:
     """Fifty, after one round in which libraries get what they keep. An instance alone: nothing has to drain."""
     config = parse_config(swarm.config.read_text(), str(swarm.config))
-    key = [KeyPair((swarm.folder / "cert.pem").read_bytes(), (swarm.folder / "key.pem").read_bytes())]
+    key = [KeyPair((swarm.folder / OWN_CERTIFICATE_FILE).read_bytes(), (swarm.folder / OWN_KEY_FILE).read_bytes())]
     secrets = Secrets(key, [TicketKey.fresh()])
     pid = holder_client.start(run_dir)
     with HolderClient(run_dir) as holder, ExitStack() as stack:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The walls: what an instance can see, hold and do, as the kernel tells it. And where the private key is."""
 
-import base64
 import json
 import os
 import pickle
@@ -15,38 +14,23 @@ import pytest
 from support.lab import Lab
 from support.leftovers import processes_of
 from system.clients import curl, dial_tls, tls_context
-from system.swarm_rig import Swarm, swarm_prepared
+from system.swarm_rig import OWN_CERTIFICATE, OWN_NAME, Swarm, certificate_made, swarm_prepared
+from system.walls import EDGES, holds_key, memfds_mapped, memory, needles
 
 from pipeline.host import keys
 from pipeline.host.holder_client import HolderClient
 
 pytestmark = [pytest.mark.netns, pytest.mark.bpf]
 
-EDGES = {
-    "tcp": {"tcp-tls", "tcp-http"},
-    "tls": {"tcp-tls", "tls-http"},
-    "http": {"tcp-http", "tls-http", "http-app"},
-    "app": {"http-app"},
-}
 NAMESPACES = ("net", "mnt", "pid", "ipc", "user", "uts")
 LAYERS = pytest.mark.parametrize("layer", EDGES)
-
-
-OWN_KEY = {"self_signed": None, "certificates": [{"cert": "cert.pem", "key": "key.pem"}]}
-
-
-def key_made(folder: Path) -> None:
-    """The files of OWN_KEY."""
-    subject = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc", "-subj", "/CN=swarmline.test")
-    files = ("-keyout", folder / "key.pem", "-out", folder / "cert.pem")
-    subprocess.run(["openssl", "req", "-x509", *subject, *files], check=True, capture_output=True)
 
 
 @pytest.fixture(scope="module")
 def swarm(module_lab: Lab) -> Iterator[Swarm]:
     """A swarm with a key of our own in a file, that has served requests."""
-    with swarm_prepared(module_lab, {"layer.tls": OWN_KEY}) as made:
-        key_made(made.folder)
+    with swarm_prepared(module_lab, {"layer.tls": OWN_CERTIFICATE}) as made:
+        certificate_made(made.folder, OWN_NAME)
         made.up()
         for scheme in ("https", "http") * 4:
             curl(module_lab.client, f"{scheme}://10.77.0.10/echo", "--data", "hello")
@@ -57,10 +41,6 @@ def pids(swarm: Swarm, layer: str) -> list[int]:
     found = [int(i["pid"]) for i in swarm.instances(layer)]
     assert found
     return found
-
-
-def memfds_mapped(pid: int) -> set[str]:
-    return set(re.findall(r"/memfd:(\S+)", Path(f"/proc/{pid}/maps").read_text()))
 
 
 def descriptors(pid: int) -> set[str]:
@@ -155,39 +135,6 @@ def test_memory_is_never_both_written_and_executed(swarm: Swarm, layer: str) -> 
 
 
 # ---- the key
-
-
-def needles(swarm: Swarm) -> list[bytes]:
-    """The private key as it may lie in memory: PEM, DER, and the number alone, as OpenSSL computes with it."""
-    text = (swarm.folder / "key.pem").read_text()
-    body = "".join(line for line in text.splitlines() if "-----" not in line)
-    der = base64.b64decode(body)
-    at = der.index(b"\x02\x01\x01\x04\x20") + 5  # ECPrivateKey of RFC 5915: version 1, OCTET STRING of 32 bytes
-    secret = der[at : at + 32]
-    # the PEM line that holds the secret's middle
-    line = text.splitlines()[1]
-    return [secret, secret[::-1], line.encode()]
-
-
-def memory(pid: int, only: str = "", but: str = "nothing") -> Iterator[bytes]:
-    """Each readable mapping of a process whose line in /proc/PID/maps contains ``only`` and not ``but``."""
-    with open(f"/proc/{pid}/mem", "rb", buffering=0) as mem:
-        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
-            span, flags = line.split()[:2]
-            special = line.endswith(("[vvar]", "[vvar_vclock]", "[vsyscall]"))
-            if "r" not in flags or only not in line or but in line or special:
-                continue
-            start, end = (int(n, 16) for n in span.split("-"))
-            mem.seek(start)
-            data = b""
-            while len(data) < end - start and (piece := mem.read(end - start - len(data))):
-                data += piece
-            yield data
-
-
-def holds_key(pid: int, swarm: Swarm, only: str = "") -> bool:
-    secrets = needles(swarm)
-    return any(secret in data for data in memory(pid, only) for secret in secrets)
 
 
 def test_private_key_is_in_tls_instances_only(swarm: Swarm) -> None:

@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 from support.lab import Lab
 from system.clients import Load, dial
-from system.swarm_rig import INDEX, Swarm, eventually, kill, swarm_made
+from system.swarm_rig import INDEX, Swarm, eventually, kill, manager_of, swarm_made
 
 from pipeline.cli.client import call
-from pipeline.errors import SwarmlineError
 
 pytestmark = [pytest.mark.netns, pytest.mark.bpf]
 
@@ -247,10 +246,3 @@ def test_instance_killed_while_there_is_no_manager(swarm: Swarm) -> None:
     with Load(swarm.lab) as load:
         load.goes_on()
     assert not load.failures
-
-
-def manager_of(swarm: Swarm) -> int | None:
-    try:
-        return swarm.manager_pid()
-    except SwarmlineError:
-        return None

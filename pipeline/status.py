@@ -15,7 +15,7 @@ from pipeline.policy.model import Instance, Route, RoutingTable
 
 
 def status(manager: Manager) -> dict[str, Any]:
-    """The shape is documented in README.md; keys are only ever added."""
+    """The shape is described in ``openapi``; keys are only ever added."""
     actual = manager.actual
     return {
         "swarm": {"name": manager.config.name, "pid": os.getpid(), "run_dir": str(manager.run_dir),

@@ -38,7 +38,10 @@ def build(folder: Folder = None,
 
 @group.command("list")
 def list_(folder: Folder = None, as_json: Json = False) -> None:
-    """Show the guest images of this machine."""
+    """Show the guest images of this machine.
+
+    Example: swarmline images list
+    """
     found = images.installed(folder or images.default_folder())
     if as_json:
         print_json([facts(image) for image in found])
@@ -51,7 +54,10 @@ def list_(folder: Folder = None, as_json: Json = False) -> None:
 
 @group.command()
 def lock(file: Annotated[Path, typer.Argument(help="The lock file.")] = Path("vm-images/packages.lock")) -> None:
-    """Pin the versions of the packages that Debian offers now (after apt-get update)."""
+    """Pin the versions of the packages that Debian offers now (after apt-get update).
+
+    Example: swarmline images lock
+    """
     text = images.lock()
     file.write_text(text)
     print(f"{file}: {text.count(chr(10)) - 3} packages")

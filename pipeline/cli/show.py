@@ -37,7 +37,10 @@ def status(run_dir: RunDir = RUN_DIR, as_json: Json = False) -> None:
 
 def events(run_dir: RunDir = RUN_DIR, as_json: Json = False,
            follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for more.")] = False) -> None:
-    """Show what happened, and why."""
+    """Show what happened, and why.
+
+    Example: swarmline events --follow
+    """
     last = 0
     while True:
         for event in call(run_dir, "GET", f"/v1/events?since={last}")["events"]:

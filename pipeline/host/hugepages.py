@@ -34,16 +34,6 @@ def pool(root: Path = ALL_NODES) -> Pool:
                 max(0, free - _read(root / POOL / "resv_hugepages")))
 
 
-def pools_by_node(root: Path = NODES) -> list[Pool]:
-    """The pool of each NUMA node. The kernel does not say on which node a promised page will be: all free
-    ones count."""
-    found = []
-    for folder in sorted(root.glob("node[0-9]*"), key=lambda path: int(path.name[4:])):
-        free = _read(folder / POOL / "free_hugepages")
-        found.append(Pool(int(folder.name[4:]), _read(folder / POOL / "nr_hugepages"), free, free))
-    return found
-
-
 def reserve(pages: int, root: Path = ALL_NODES, note: Callable[[int], None] = lambda added: None) -> int:
     """Enlarges the pool until so many pages are available. Returns by how many; 0: they were there already.
 

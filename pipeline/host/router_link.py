@@ -29,10 +29,6 @@ class RouterFacts:
     mac: bytes
 
 
-class _NoRouter(RouterError):
-    """None is there, or it does not answer: what it was to know it is told when it is there again."""
-
-
 class RouterLink:
     """Calls are short and block: an answer takes some 10 µs."""
 

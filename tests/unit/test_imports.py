@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The direction of dependence, in Python and in C, read from the sources.
 
-Python: cli -> api -> manager -> {host, instances} -> _native; all of them -> policy, errors.
+Python: cli -> api -> manager -> actor -> instances -> host -> _native; all of them -> policy, errors.
 C:      abi <- base <- {edge, vhost, classifier, crypto, dpdk} <- {router, layers <- instance}; ebpf -> abi only; no
         word of Python.
 """

@@ -14,7 +14,6 @@ from pipeline.errors import HugepageError
 PAGE_LEN = 2 << 20
 POOL = "hugepages/hugepages-2048kB"
 ALL_NODES = Path("/sys/kernel/mm")
-NODES = Path("/sys/devices/system/node")
 
 
 @dataclass(frozen=True)

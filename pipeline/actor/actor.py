@@ -160,12 +160,9 @@ class Actor:
     def runnable(self, vm_id: int) -> bool:
         """Whether the instance only lacks a CPU."""
         member = self.held.members.get(vm_id)
-        if member is None or member.running:
-            return member is not None and member.running is not None and member.running.process.runnable
-        process = self._members.process_of(vm_id)
-        return process is None or process.runnable     # none yet: it waits for the template that others make
+        return member is not None and member.running is not None and member.running.process.runnable
 
     def last_words(self, vm_id: int) -> str:
         """What is known of an instance's end besides its own report."""
         member = self.held.members.get(vm_id)
-        return member.why or (member.running.why if member.running else "") if member else ""
+        return member.running.why if member and member.running else ""

@@ -28,11 +28,9 @@ class Member:
     fds: InstanceFds
     control: ControlRegion
     seats: tuple[Slot, ...] = ()     # its edges, in the order of its assignment
-    starting: asyncio.Task[None] | None = None
     running: Running | None = None
     watcher: asyncio.Task[None] | None = None
     plugging: asyncio.Task[None] | None = None
-    why: str = ""                    # it did not start
 
 
 class Held:

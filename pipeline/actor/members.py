@@ -62,7 +62,7 @@ class Members:
         """Lets go of all; they go on."""
         asyncio.get_running_loop().remove_reader(self._doorbells)
         for member in self._held.members.values():
-            for task in (member.starting, member.watcher, member.plugging):
+            for task in (member.watcher, member.plugging):
                 if task:
                     task.cancel()
             if member.running:
@@ -78,8 +78,7 @@ class Members:
             return
         member = self._add(instance, fds)
         member.seats = instance.slots
-        process = self.process_of(instance.vm_id)
-        pid = instance.pid or (process.pid if process else None)
+        pid = instance.pid or self._pid_of(instance.vm_id)
         key = keys.GRANTS.format(instance.vm_id)
         grants = held.holder.fd_get(key)[0] if key in held.holder.fd_list() else -1
         member.running = await member.driver.adopt(fitting.spec(held, member, instance), pid, grants) if pid else None
@@ -90,9 +89,9 @@ class Members:
         else:
             self._on_end(instance.vm_id)
 
-    def process_of(self, vm_id: int) -> processes.Process | None:
-        """Of an instance whose start is not done, or that a former manager did not live to note."""
-        return next((p for p in processes.find(self._held.run_dir) if f"--vm-id={vm_id}" in p.argv), None)
+    def _pid_of(self, vm_id: int) -> int | None:
+        """Of an instance whose start the former manager did not live to note."""
+        return next((p.pid for p in processes.find(self._held.run_dir) if f"--vm-id={vm_id}" in p.argv), None)
 
     def _rung(self, vm_id: int) -> None:
         member = self._held.members.get(vm_id)
@@ -119,24 +118,18 @@ class Members:
 
     async def start(self, instance: Instance) -> None:
         held, vm_id = self._held, instance.vm_id
-        retracts = instance.driver is not DriverName.QEMU
-        member = self._add(replace(instance, layers=(), slots=()), held.holder.instance_add(vm_id, retracts=retracts))
+        member = self._add(replace(instance, layers=(), slots=()), held.holder.instance_add(vm_id))
         member.control.format(trace_every=self._trace_every, spin_us=0)
-        member.starting = asyncio.create_task(self._launch(member, instance))
-
-    async def _launch(self, member: Member, instance: Instance) -> None:
-        """Nobody waits for it: a machine may take long to boot, or never do it, and others may need the manager."""
-        held, vm_id = self._held, instance.vm_id
         try:
             member.running = await member.driver.start(fitting.spec(held, member, instance))
-            if member.running.grants >= 0:
-                held.holder.fd_put(keys.GRANTS.format(vm_id), [member.running.grants])
-            member.watcher = asyncio.create_task(self._watch(member))
-            if instance.layers:
-                self._give(member, instance)
-        except (SwarmlineError, OSError) as error:
-            member.why = error.explain() if isinstance(error, SwarmlineError) else str(error)
-            self._on_end(vm_id)
+        except LaunchError:
+            self._forget(vm_id)
+            raise
+        if member.running.grants >= 0:
+            held.holder.fd_put(keys.GRANTS.format(vm_id), [member.running.grants])
+        member.watcher = asyncio.create_task(self._watch(member))
+        if instance.layers:
+            self._give(member, instance)
 
     def _add(self, instance: Instance, fds: InstanceFds) -> Member:
         clock = GuestClock() if instance.driver is DriverName.QEMU else None
@@ -228,10 +221,9 @@ class Members:
             return
         if member.plugging:
             member.plugging.cancel()
-        for task in (member.starting, member.watcher):
-            if task:
-                task.cancel()
-                await asyncio.wait([task])       # as it ends it lets go of the pidfd that is waited for below
+        if member.watcher:
+            member.watcher.cancel()
+            await asyncio.wait([member.watcher])       # as it ends it lets go of the pidfd that is waited for below
         if member.running:
             if instance.state is not VmState.FAILED:       # one that failed would not hear it
                 self.command(vm_id, Command.STOP)

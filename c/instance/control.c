@@ -180,20 +180,21 @@ static void command(struct sl_runner *r)
 void sl_control_poll(struct sl_runner *r)
 {
 	uint32_t seq = sl_observe_u32(&r->control->cmd_seq);
-	bool news = false;
+	bool news = false, told = seq != r->cmd_seen;
 
 	if (sl_peek_u32(&r->assignment->seq) != r->inst.assignment.seq)
 		r->assignment_due = true;
 	for (unsigned i = 0; i < r->nb_edges; i++)
 		news |= routes_poll(r, i);
 	r->inst.trace_every = sl_peek_u32(&r->control->trace_every);
-	if (seq != r->cmd_seen) {
+	if (told) {
 		r->cmd_seen = seq;
 		command(r);
-		news = true;
 	}
-	if (news)   /* somebody may wait for it: a new instance until it is known */
-		sl_status_publish(r, true);
+	/* A new page is no reason to wake the manager, which would take new loads for new weights too soon; but it looks often
+	 * while an instance waits until its peers know it. */
+	if (news || told)
+		sl_status_publish(r, told);
 }
 
 void sl_doorbells_poll(struct sl_runner *r)

@@ -5,12 +5,13 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import hypothesis
 import pytest
+from support.evidence import EVIDENCE
 from support.lab import PREFIX, Lab, lab_made, netns_made
 from support.leftovers import hugepages, hugepages_left, leftovers, namespaces_of, other_swarms
 from support.needs import NEEDS, require
@@ -27,6 +28,15 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a test whose needs this machine does not meet, before any of its fixtures is made."""
     require(*(need for need in NEEDS if item.get_closest_marker(need)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Shows what the processes of a swarm said last."""
+    report = yield
+    if report.failed:
+        report.sections += [(title, said()) for title, said in EVIDENCE.items()]
+    return report
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -62,6 +72,14 @@ def netns() -> Iterator[Callable[[], str]]:
 def lab() -> Iterator[Lab]:
     """A lab of tools/lab with its own names. For another MTU or a far client use ``support.lab.lab_made``."""
     require("netns")
+    with lab_made() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def module_lab() -> Iterator[Lab]:
+    """One lab for all tests of a module."""
+    require("netns", "bpf")
     with lab_made() as made:
         yield made
 

@@ -1,45 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures of the system tests: a lab and a swarm for each module, and the swarm's logs when a test fails. For those of
-parts of a swarm: a holder, and stand-ins for the C programs.
+"""Fixtures of the system tests: a swarm for each module. For those of parts of a swarm: a holder, and stand-ins for the
+C programs.
 """
 
 import os
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.lab import Lab, lab_made
-from support.needs import require
+from support.lab import Lab
 
 pytest.register_assert_rewrite("system.swarm_rig", "system.clients", "system.holder_rig", "system.walls")
 
 from pipeline._native import ffi  # noqa: E402
-from system import swarm_rig  # noqa: E402
 from system.holder_rig import INSTANCE, ROUTER, Place  # noqa: E402
 from system.swarm_rig import Swarm, swarm_made  # noqa: E402
 
 from pipeline.host import holder_client, processes  # noqa: E402
 from pipeline.host.holder_client import HolderClient  # noqa: E402
 from pipeline.policy.model import LayerId  # noqa: E402
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Shows what the swarm's processes said last."""
-    report = yield
-    if report.failed:
-        for swarm in swarm_rig.LIVE:
-            report.sections.append((f"logs of {swarm.run_dir}", swarm.logs()))
-    return report
-
-
-@pytest.fixture(scope="module")
-def module_lab() -> Iterator[Lab]:
-    """One lab for all tests of a module."""
-    require("netns", "bpf")
-    with lab_made() as lab:
-        yield lab
 
 
 @pytest.fixture(scope="module")

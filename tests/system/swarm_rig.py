@@ -17,6 +17,7 @@ from os import close, pidfd_open
 from pathlib import Path
 from typing import Any, TypeVar
 
+from support.evidence import EVIDENCE
 from support.lab import Lab
 from support.leftovers import leftovers
 
@@ -27,8 +28,6 @@ from pipeline.host.processes import log_tail
 T = TypeVar("T")
 SWARMLINE = str(Path(sys.executable).with_name("swarmline"))
 INDEX = b"<!doctype html><title>a swarm under test</title>\n" * 20
-LIVE: list["Swarm"] = []
-"""Swarms that are up: their logs are shown when a test fails."""
 
 
 def eventually(probe: Callable[[], T | None], what: str, timeout: float = 10.0) -> T:
@@ -226,12 +225,12 @@ def swarm_prepared(lab: Lab, changes: Mapping[str, Any] | None = None, *, alone:
     (swarm.site / "index.html").write_bytes(INDEX)
     folder.chmod(0o755)
     swarm.configure(changes)
-    LIVE.append(swarm)
+    EVIDENCE[f"logs of {swarm.run_dir}"] = swarm.logs
     try:
         yield swarm
     finally:
         said = swarm.command("down", ok=False).stderr.strip() if swarm.left() else "not called"
-        LIVE.remove(swarm)
+        del EVIDENCE[f"logs of {swarm.run_dir}"]
         left = swarm.left()
         if not any(line.startswith("mount ") for line in left):
             shutil.rmtree(folder)

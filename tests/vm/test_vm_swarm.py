@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.lab import Lab, lab_made
-from support.needs import require
+from support.lab import Lab
 from system.clients import Load, curl
 from system.swarm_rig import INDEX, Swarm, eventually, kill, swarm_made, swarm_prepared
 
@@ -28,13 +27,6 @@ EDGES = {"tcp": {"tcp-tls", "tcp-http"}, "tls": {"tcp-tls", "tls-http"}, "http":
 
 
 @pytest.fixture(scope="module")
-def vm_lab() -> Iterator[Lab]:
-    require("netns", "bpf")
-    with lab_made() as lab:
-        yield lab
-
-
-@pytest.fixture(scope="module")
 def images(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder of images in which `guest` can be another one for a while."""
     folder = tmp_path_factory.mktemp("images")
@@ -48,9 +40,9 @@ def images(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
 
 
 @pytest.fixture(scope="module")
-def whole(vm_lab: Lab, images: Path) -> Iterator[Swarm]:
+def whole(module_lab: Lab, images: Path) -> Iterator[Swarm]:
     few: dict[str, Any] = {f"layer.{layer}": {"instances": 1} for layer in ("tcp", "tls", "http")}
-    with swarm_made(vm_lab, {"swarm": {"driver": "qemu"}, **few}) as made:
+    with swarm_made(module_lab, {"swarm": {"driver": "qemu"}, **few}) as made:
         yield made
 
 
@@ -137,13 +129,13 @@ def test_the_only_first_layers_machine_is_killed(whole: Swarm) -> None:
 
 
 @pytest.fixture(scope="module")
-def mixed(vm_lab: Lab, images: Path, whole: Swarm) -> Iterator[Swarm]:
+def mixed(module_lab: Lab, images: Path, whole: Swarm) -> Iterator[Swarm]:
     """Machine and process meet at every edge. The other swarm is down then: they would share the address."""
     whole.command("down")
     assert cgroups.left(whole.run_dir) == []
     machine = {"driver": "qemu", "instances": 1}
     changes = {"layer.tls": machine, "layer.http": {"instances": 1}, "layer.app": {**machine, "instances": 2}}
-    with swarm_made(vm_lab, changes) as made:
+    with swarm_made(module_lab, changes) as made:
         yield made
 
 
@@ -217,12 +209,12 @@ def test_guests_that_reset_in_a_loop_are_held_back(mixed: Swarm, image: Image, i
 
 
 @pytest.fixture
-def prepared(vm_lab: Lab, images: Path, mixed: Swarm) -> Iterator[Swarm]:
+def prepared(module_lab: Lab, images: Path, mixed: Swarm) -> Iterator[Swarm]:
     """Not started; one machine."""
     if mixed.run_dir.exists():
         mixed.command("down")
     only = {f"layer.{layer}": {"instances": 1} for layer in ("tcp", "tls", "http")}
-    with swarm_prepared(vm_lab, {"swarm": {"boot_timeout": "3s"}, **only,
+    with swarm_prepared(module_lab, {"swarm": {"boot_timeout": "3s"}, **only,
                                  "layer.app": {"driver": "qemu", "instances": 1}}) as made:
         yield made
 

@@ -136,17 +136,19 @@ static int doorbell_of(void *user, uint16_t vm_id)
 	return vm_id < SL_VM_MAX ? r->doorbells.peer[vm_id] : -1;
 }
 
-static void routes_poll(struct sl_runner *r, unsigned i)
+/* Whether there was a new page. */
+static bool routes_poll(struct sl_runner *r, unsigned i)
 {
 	struct sl_route_page page;
 
 	if (sl_peek_u32(&r->routes[i].seq) == r->routes_seen[i])
-		return;
+		return false;
 	r->routes_seen[i] = sl_seq_copy(&r->routes[i].seq, &page, &r->routes[i], sizeof(page));
 	/* one written for another assignment is of another edge */
 	if (!r->routes_seen[i] || page.assignment != r->inst.assignment.seq)
-		return;
+		return false;
 	sl_edge_routes_set(r->edges[i], &page, doorbell_of);
+	return true;
 }
 
 static void command(struct sl_runner *r)
@@ -178,17 +180,19 @@ static void command(struct sl_runner *r)
 void sl_control_poll(struct sl_runner *r)
 {
 	uint32_t seq = sl_observe_u32(&r->control->cmd_seq);
+	bool news = false, told = seq != r->cmd_seen;
 
 	if (sl_peek_u32(&r->assignment->seq) != r->inst.assignment.seq)
 		r->assignment_due = true;
 	for (unsigned i = 0; i < r->nb_edges; i++)
-		routes_poll(r, i);
+		news |= routes_poll(r, i);
 	r->inst.trace_every = sl_peek_u32(&r->control->trace_every);
-	if (seq == r->cmd_seen)
-		return;
-	r->cmd_seen = seq;
-	command(r);
-	sl_status_publish(r, true);
+	if (told) {
+		r->cmd_seen = seq;
+		command(r);
+	}
+	if (news || told)   /* somebody waits until its peers know it */
+		sl_status_publish(r, true);
 }
 
 void sl_doorbells_poll(struct sl_runner *r)

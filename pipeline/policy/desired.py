@@ -23,7 +23,7 @@ from pipeline.policy.model import (
 )
 from pipeline.policy.places import allocate_vm_id, assign_slots, taken_slots
 from pipeline.policy.probe import can_activate
-from pipeline.policy.routing import former_weights, is_news, routing_table
+from pipeline.policy.routing import next_routing, routing_table
 
 
 def desired(actual: Swarm, intent: Intent, now: float) -> Swarm:
@@ -39,7 +39,7 @@ def desired(actual: Swarm, intent: Intent, now: float) -> Swarm:
         if instance.layers and not any(layer.id in instance.layers for layer in intent.layers):
             wanted = _let_go(wanted, instance, deadline)
     wanted = _warm(actual, wanted, intent)
-    routing = _routing(actual, wanted)
+    routing = _routing(actual, wanted, now)
     known = {service.name for service in actual.services}
     served = tuple(s for s in services if s.name in known or all(map(routing.active, s.chain.layers)))
     interface = intent.interface if served else actual.classifier
@@ -182,7 +182,7 @@ def _let_go(wanted: Swarm, instance: Instance, deadline: float) -> Swarm:
     return replace(wanted, instances=tuple(i for i in wanted.instances if i.vm_id != instance.vm_id))
 
 
-def _routing(actual: Swarm, wanted: Swarm) -> RoutingTable:
+def _routing(actual: Swarm, wanted: Swarm, now: float) -> RoutingTable:
     """The table of those that are to stay, as they will be after this plan; the old one if it is as good."""
     statuses = []
     for old in actual.instances:
@@ -192,6 +192,7 @@ def _routing(actual: Swarm, wanted: Swarm) -> RoutingTable:
         state = VmState.ACTIVE if can_activate(old) else old.state
         status = old.status or VMStatus(old.vm_id, old.layers, state)
         state = VmState.DRAINING if new.state is VmState.DRAINING else state
+        if status.state < VmState.ACTIVE:      # so it says that it has no capacity
+            status = replace(status, available_capacity=1000 - status.load)
         statuses.append(replace(status, vm_id=old.vm_id, protocol_layers=old.layers, state=state))
-    table = routing_table(statuses, actual.routing.epoch + 1)
-    return former_weights(actual.routing, table) if is_news(actual.routing, table) else actual.routing
+    return next_routing(actual.routing, routing_table(statuses, actual.routing.epoch + 1), now)

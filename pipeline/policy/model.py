@@ -329,6 +329,7 @@ class RoutingTable:
 
     epoch: int = 0
     routes: Mapping[LayerId, tuple[Route, ...]] = field(default_factory=dict)
+    made_at: float = field(default=0.0, compare=False)     # CLOCK_MONOTONIC seconds
 
     def of(self, layer: LayerId) -> tuple[Route, ...]:
         return self.routes.get(layer, ())

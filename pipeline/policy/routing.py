@@ -16,6 +16,7 @@ from pipeline.policy.model import VM_MAX, LayerId, Route, RoutingTable, VmState,
 WEIGHT_MAX = 65535
 CAPACITY_STEPS = 8    # capacity counts in eighths of the best instance's
 LOAD_STEP = 100       # for the order, loads are equal if they are in the same tenth of 0 ... 1000
+REFRESH = 1.0         # seconds that a table counts at least, before other weights in it do
 MEMBERS = (VmState.ACTIVE, VmState.DRAINING, VmState.READY)
 
 
@@ -44,37 +45,38 @@ def _routes(layer: LayerId, statuses: Sequence[VMStatus]) -> tuple[Route, ...]:
                  for s in sorted(statuses, key=order))
 
 
-def former_weights(old: RoutingTable, new: RoutingTable) -> RoutingTable:
-    """The new table, where a layer that gains or loses an instance leaves those that stay the weights that they had,
-    and gives newcomers no more than the mean: so a change of the set moves the flows that it must and no others. What
-    has been measured since counts with the table that follows.
+def next_routing(old: RoutingTable, new: RoutingTable, now: float) -> RoutingTable:
+    """What counts after ``old``: the new table, or still the old one if that is as good.
+
+    A change of the set moves the flows that it must and no others: those that stay keep the weights that they had,
+    newcomers get no more than the mean, and what has been measured counts once no table was made for REFRESH seconds.
     """
-    return replace(new, routes={layer: _former(dict(old.active(layer)), routes)
-                                for layer, routes in new.routes.items()})
+    if _members(new) != _members(old) or now < old.made_at + REFRESH:
+        new = replace(new, routes={layer: _former(dict(old.active(layer)), routes)
+                                   for layer, routes in new.routes.items()})
+    return replace(new, made_at=now) if is_news(old, new) else old
 
 
 def _former(old: Mapping[int, int], routes: tuple[Route, ...]) -> tuple[Route, ...]:
     stay = [old[r.vm_id] for r in routes if r.weight and r.vm_id in old]
-    if not stay or len(stay) == len(old) == sum(r.weight > 0 for r in routes):
-        return routes
-    mean = max(sum(stay) // len(stay), 1)
+    mean = max(sum(stay) // len(stay), 1) if stay else WEIGHT_MAX
     return tuple(replace(r, weight=old.get(r.vm_id, min(r.weight, mean))) if r.weight else r for r in routes)
+
+
+def _members(table: RoutingTable) -> dict[LayerId, frozenset[tuple[int, VmState]]]:
+    return {layer: frozenset((r.vm_id, r.state) for r in routes) for layer, routes in table.routes.items()}
 
 
 def is_news(old: RoutingTable, new: RoutingTable) -> bool:
     """Whether the new table is worth setting: another member or state, or a weight that differs by more than
     a quarter. Smaller differences come and go with every measurement.
     """
-    if old.routes.keys() != new.routes.keys():
+    if _members(old) != _members(new):
         return True
     for layer, routes in new.routes.items():
-        before = {r.vm_id: r for r in old.of(layer)}
-        if before.keys() != {r.vm_id for r in routes}:
+        before = {r.vm_id: r.weight for r in old.of(layer)}
+        if any(abs(before[r.vm_id] - r.weight) * 4 > before[r.vm_id] for r in routes):
             return True
-        for route in routes:
-            was = before[route.vm_id]
-            if was.state is not route.state or abs(was.weight - route.weight) * 4 > was.weight:
-                return True
     return False
 
 

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from pipeline.policy.affinity import FASTEST, PLAIN, SLOWEST, Hardware
 from pipeline.policy.model import Crypto, LayerId, RoutingTable, VmState, VMStatus
 from pipeline.policy.routing import (
+    REFRESH,
     WEIGHT_MAX,
     disruption,
-    former_weights,
     is_news,
     maglev_table,
+    next_routing,
     next_table,
     routing_table,
 )
@@ -162,23 +163,43 @@ def test_small_differences_are_no_news() -> None:
     assert is_news(RoutingTable(), old)
 
 
+def after(old: RoutingTable, *statuses: VMStatus, seconds: float = 2 * REFRESH) -> RoutingTable:
+    return next_routing(old, routing_table(statuses, old.epoch + 1), old.made_at + seconds)
+
+
 def test_a_change_of_the_set_leaves_the_others_their_weights() -> None:
-    """Measured loads count with the next table: a join or leave moves the flows that it must."""
+    """Measured loads count with a later table: a join or leave moves the flows that it must."""
     old = routing_table([status(1, 100), status(2, 100), status(3, 800)], 1)
     before = dict(old.active(LayerId.TLS))
-    joined = routing_table([status(1, 800), status(2, 100), status(3, 800), status(4)], 2)
-    after = dict(former_weights(old, joined).active(LayerId.TLS))
-    assert {vm_id: after[vm_id] for vm_id in before} == before
-    assert after[4] == sum(before.values()) // 3
-    left = routing_table([status(1, 800), status(2, 100, state=VmState.DRAINING), status(3, 800)], 2)
-    assert dict(former_weights(old, left).active(LayerId.TLS)) == {1: before[1], 3: before[3]}
-    assert [r.weight for r in former_weights(old, left).of(LayerId.TLS)][-1] == 0
+    joined = dict(after(old, status(1, 800), status(2, 100), status(3, 800), status(4)).active(LayerId.TLS))
+    assert {vm_id: joined[vm_id] for vm_id in before} == before
+    assert joined[4] == sum(before.values()) // 3
+    left = after(old, status(1, 800), status(2, 100, state=VmState.DRAINING), status(3, 800))
+    assert dict(left.active(LayerId.TLS)) == {1: before[1], 3: before[3]}
+    assert [r.weight for r in left.of(LayerId.TLS)][-1] == 0
 
 
-def test_without_a_change_of_the_set_loads_count_at_once() -> None:
+def test_one_that_is_announced_changes_nobodys_weight() -> None:
+    """Its peers get to know it some milliseconds before it gets flows: others must not change their share then."""
     old = routing_table([status(1, 100), status(2, 100)], 1)
-    new = routing_table([status(1, 800), status(2, 100)], 2)
-    assert former_weights(old, new) == new
+    announced = after(old, status(1, 800), status(2, 100), status(3, state=VmState.READY))
+    assert dict(announced.active(LayerId.TLS)) == dict(old.active(LayerId.TLS))
+    assert order(announced) == [2, 1, 3]
+
+
+def test_measured_loads_count_when_the_table_has_stood_for_a_while() -> None:
+    old = after(RoutingTable(), status(1, 100), status(2, 100))
+    loads = status(1, 800), status(2, 100)
+    assert after(old, *loads, seconds=REFRESH * 0.9) is old
+    new = after(old, *loads, seconds=REFRESH)
+    assert new.active(LayerId.TLS) == routing_table(loads, 2).active(LayerId.TLS)
+    assert after(new, *loads) is new
+
+
+def test_nobody_is_left_of_those_that_had_a_weight() -> None:
+    old = routing_table([status(1), status(2)], 1)
+    new = routing_table([status(3, 500), status(4, hardware=Hardware.AES_NI)], 2)
+    assert next_routing(old, new, 0.0) == new
 
 
 # ---- Maglev

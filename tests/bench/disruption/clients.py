@@ -21,11 +21,13 @@ new connection (RFC 9112 section 9.3.1); that is written down. Nothing else is e
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import itertools
 import json
 import random
 import signal
+import socket
 import ssl
 import sys
 import time
@@ -36,6 +38,7 @@ from bench.disruption.history import IDEMPOTENT, NOISE, Record, record_line
 
 TIMEOUT = 10.0  # seconds for one request with all its tries
 PIECE = 65536
+READ_AHEAD = 65536  # bytes that may wait for a download, in the kernel and in each of asyncio's two buffers
 PULSE, PULSE_LATE = 0.02, 0.1  # seconds: how often the clients look at their own clock, and what is noted
 HEAD_MAX = 65536
 ECHO_SIZES = (64, 700, 5000, 40_000)
@@ -198,12 +201,29 @@ class Client:
         c = self._conn
         if c is None:
             t.conn, t.conn_start = next(self.numbers), time.monotonic_ns()
-            reader, writer = await asyncio.open_connection(
-                self._target.host, self._target.port, ssl=self._target.context, ssl_shutdown_timeout=1, limit=HEAD_MAX
-            )
+            reader, writer = await self._open()
             c = self._conn = Connection(reader, writer, t.conn, t.conn_start)
         t.conn, t.conn_start, t.nth = c.number, c.start, c.served
         return c
+
+    async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A download learns of its connection's end when it has read all that came before. What comes before is kept
+        short, or the end would be the fault of an event that followed; and the server would be done long before.
+        """
+        slow = self.kind == "download"
+        with contextlib.ExitStack() as stack:
+            sock = stack.enter_context(socket.socket(type=socket.SOCK_STREAM | socket.SOCK_NONBLOCK))
+            if slow:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, READ_AHEAD // 2)  # the kernel doubles it
+            await asyncio.get_running_loop().sock_connect(sock, (self._target.host, self._target.port))
+            reader, writer = await asyncio.open_connection(
+                sock=sock, server_hostname=self._target.host, ssl=self._target.context, ssl_shutdown_timeout=1,
+                limit=READ_AHEAD // 2 if slow else HEAD_MAX
+            )
+            stack.pop_all()
+        if slow:
+            writer.transport.set_read_buffer_limits(READ_AHEAD)  # type: ignore[attr-defined]
+        return reader, writer
 
     # ---- one try
 

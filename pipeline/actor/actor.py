@@ -7,15 +7,17 @@ another manager started.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.actor import kept, tls_secrets
 from pipeline.actor.front import Front
-from pipeline.actor.held import Held
+from pipeline.actor.held import Held, Member
 from pipeline.actor.members import Members
 from pipeline.actor.routes import Routes
-from pipeline.host import namespaces
+from pipeline.host import cgroups, namespaces
 from pipeline.host.classifier import Classifier, mount_pins
 from pipeline.host.control import Command
 from pipeline.host.edges import EdgeMemory
@@ -23,6 +25,8 @@ from pipeline.host.report import Report
 from pipeline.policy import actions
 from pipeline.policy.config import Config
 from pipeline.policy.model import Edge, Service, Swarm
+
+ALLOWANCE_AGE = 1.0       # seconds for which a limit of CPU time counts as known
 
 
 class Actor:
@@ -152,10 +156,18 @@ class Actor:
         found = {}
         for vm_id, member in self.held.members.items():
             if (report := member.control.report()) is not None:
-                found[vm_id] = report
+                status = replace(report.status, allowance=self._allowance(member))
+                found[vm_id] = replace(report, status=status)
                 if member.running:
                     member.running.booted.set()
         return found
+
+    def _allowance(self, member: Member) -> float:
+        """Limits change seldom, and files are slow."""
+        now = time.monotonic()
+        if member.running and now - member.allowance_at > ALLOWANCE_AGE:
+            member.allowance, member.allowance_at = cgroups.cpu_share(member.running.pid), now
+        return member.allowance
 
     def runnable(self, vm_id: int) -> bool:
         """Whether the instance only lacks a CPU."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 from pipeline.host.classifier import Classifier
@@ -31,6 +32,8 @@ class Member:
     running: Running | None = None
     watcher: asyncio.Task[None] | None = None
     plugging: asyncio.Task[None] | None = None
+    allowance: float = 1.0           # as in VMStatus, when last looked at
+    allowance_at: float = -inf
 
 
 class Held:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the kernel lets a virtual machine take at most, by control groups: memory and number of threads.
+"""Control groups: what the kernel lets a virtual machine take at most (memory, number of threads), and what CPU time it
+leaves to an instance, whoever set that limit.
 
 ::
 
@@ -20,6 +21,7 @@ from hashlib import sha256
 from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
+PROC = Path("/proc")
 GONE_TIMEOUT = 1.0       # seconds for the kernel to let go of a group whose last process has died
 
 
@@ -68,6 +70,46 @@ def clean_up(run_dir: Path, root: Path = ROOT) -> None:
 def left(run_dir: Path, root: Path = ROOT) -> list[Path]:
     """The swarm's groups that are there."""
     return [folder for folder, _ in _folders(run_dir, root) if folder.exists()]
+
+
+def cpu_share(pid: int, root: Path = ROOT, proc: Path = PROC) -> float:
+    """How much of one CPU's time the process may have, 0 to 1: the smallest limit of its group and those around it.
+    1 if there is none, or nobody knows.
+    """
+    try:
+        lines = (proc / str(pid) / "cgroup").read_text().splitlines()
+    except OSError:
+        return 1.0
+    shares = [1.0]
+    for _, kinds, path in (line.split(":", 2) for line in lines):
+        if kinds and "cpu" not in kinds.split(","):
+            continue
+        mount, share = (root / "cpu", _share_one) if kinds else (root, _share_two)
+        group = mount / path.strip("/")
+        shares += [share(folder) for folder in (group, *group.parents) if folder.is_relative_to(mount)]
+    return min(shares)
+
+
+def _share_one(group: Path) -> float:
+    return _share(_words(group / "cpu.cfs_quota_us") + _words(group / "cpu.cfs_period_us"))
+
+
+def _share_two(group: Path) -> float:
+    return _share(_words(group / "cpu.max"))
+
+
+def _share(words: list[str]) -> float:
+    """Of quota and period; a quota of "max" or -1 is none."""
+    if len(words) != 2 or not all(word.isdecimal() for word in words):
+        return 1.0
+    return min(int(words[0]) / max(int(words[1]), 1), 1.0)
+
+
+def _words(file: Path) -> list[str]:
+    try:
+        return file.read_text().split()
+    except OSError:
+        return []            # the outermost group has no limit
 
 
 def _two(limits: Limits) -> dict[str, int]:

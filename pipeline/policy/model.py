@@ -252,6 +252,7 @@ class VMStatus:
     state: VmState
     load: int = 0                  # busy share of its loop's time, 0 ... 1000
     available_capacity: int = 0    # 1000 - load; 0 when not active
+    allowance: float = 1.0         # share of a CPU's time that the machine lets it have; what the manager knows of it
     hardware_affinity: int = 0     # bits of affinity.Hardware
     active_flows: int = 0
     queue_depth: int = 0           # entries pending towards it

@@ -22,7 +22,8 @@ MEMBERS = (VmState.ACTIVE, VmState.DRAINING, VmState.READY)
 
 def routing_table(statuses: Iterable[VMStatus], epoch: int) -> RoutingTable:
     """The RoutingTable of these instances, each layer's sorted by load (in tenths), then by what they are worth
-    to the layer (tls: by what they have measured, else by their hardware), then by VMID.
+    to the layer (tls: by what they have measured, else by their hardware; all: by what CPU time they may have), then
+    by VMID.
 
     The active ones come first and have a weight. Those that are ready or draining follow with weight 0: they
     get no new flow, but their peers must know them. Others are left out.
@@ -36,9 +37,10 @@ def routing_table(statuses: Iterable[VMStatus], epoch: int) -> RoutingTable:
 def _routes(layer: LayerId, statuses: Sequence[VMStatus]) -> tuple[Route, ...]:
     active = [s for s in statuses if s.state is VmState.ACTIVE]
     best = max((s.available_capacity for s in active), default=0)
-    percent = {s.vm_id: worth(layer, s, active) for s in statuses}
+    most = max((s.allowance for s in active), default=1.0)
+    percent = {s.vm_id: worth(layer, s, active) * s.allowance / most for s in statuses}
 
-    def order(s: VMStatus) -> tuple[int, int, int, int]:
+    def order(s: VMStatus) -> tuple[int, int, float, int]:
         return MEMBERS.index(s.state), s.load // LOAD_STEP, -percent[s.vm_id], s.vm_id
 
     return tuple(Route(s.vm_id, weight(s, percent[s.vm_id], best), s.load, s.hardware_affinity, s.state)
@@ -80,7 +82,7 @@ def is_news(old: RoutingTable, new: RoutingTable) -> bool:
     return False
 
 
-def weight(status: VMStatus, percent: int, best_capacity: int) -> int:
+def weight(status: VMStatus, percent: float, best_capacity: int) -> int:
     """Share of new flows, relative to the others of the layer: 0 if it is not active, else 1 ... 65535, what it is
     worth to the layer (percent) times its available capacity in eighths of the best one's. An instance without
     capacity keeps the smallest share: a table without anybody would drop.
@@ -90,7 +92,7 @@ def weight(status: VMStatus, percent: int, best_capacity: int) -> int:
     steps = CAPACITY_STEPS
     if best_capacity > 0:
         steps = ceil(CAPACITY_STEPS * max(status.available_capacity, 0) / best_capacity)
-    return min(max(percent * steps, 1), WEIGHT_MAX)
+    return min(max(round(percent * steps), 1), WEIGHT_MAX)
 
 
 def maglev_table(entries: Sequence[tuple[int, int]], size: int) -> array[int]:

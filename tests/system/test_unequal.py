@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from support.cgroups import cpu_group, no_cpu_groups
 from support.lab import in_netns
-from system.swarm_rig import Swarm
+from system.swarm_rig import Swarm, eventually
 
 pytestmark = [pytest.mark.netns, pytest.mark.bpf]
 
@@ -67,3 +68,24 @@ def test_load_follows_power(swarm: Swarm) -> None:
     with slowed(slow["pid"]):
         unequal = shares(swarm)
     assert unequal[slow["vm_id"]] < SHARE_MAX, f"{unequal} after {equal}"
+
+
+def weights(swarm: Swarm) -> dict[int, int]:
+    return {route["vm_id"]: route["weight"] for route in swarm.status()["routing_table"]["layers"]["app"]}
+
+
+@pytest.mark.skipif(bool(no_cpu_groups()), reason=no_cpu_groups())
+def test_weights_follow_the_limit_of_a_control_group(swarm: Swarm) -> None:
+    """Before anybody has met the limit: whoever stands for the rest of a period has clients wait that long."""
+    fast, slow = swarm.instances("app")
+    with (
+        cpu_group(f"{swarm.lab.prefix}-fast", fast["pid"], 0.04, 0.1),
+        cpu_group(f"{swarm.lab.prefix}-slow", slow["pid"], 0.04 / SLOWER, 0.1),
+    ):
+
+        def in_proportion() -> bool:
+            now = weights(swarm)
+            return now[fast["vm_id"]] == SLOWER * now[slow["vm_id"]]
+
+        eventually(in_proportion, "weights of app in proportion to its CPU time")
+    eventually(lambda: len(set(weights(swarm).values())) == 1, "equal weights again")

@@ -50,3 +50,25 @@ def test_empty_groups_go(tmp_path: Path) -> None:
     assert os.listdir(folder) == ["vm-2"]
     cgroups.clean_up(Path("/run/x"), tmp_path)
     assert cgroups.left(Path("/run/x"), tmp_path) == []
+
+
+TWO = {"a/cpu.max": "50000 100000", "a/b/cpu.max": "max 100000", "c/cpu.max": "400000 100000",
+       "d/cpu.max": "1000 100000"}
+ONE = {"a/cpu.cfs_quota_us": "50000", "a/cpu.cfs_period_us": "100000", "a/b/cpu.cfs_quota_us": "-1",
+       "a/b/cpu.cfs_period_us": "100000", "c/cpu.cfs_quota_us": "400000", "c/cpu.cfs_period_us": "100000",
+       "d/cpu.cfs_quota_us": "1000", "d/cpu.cfs_period_us": "100000"}
+
+
+@pytest.mark.parametrize(("group", "share"), [("/", 1.0), ("/a", 0.5), ("/a/b", 0.5), ("/c", 1.0), ("/d", 0.01)])
+@pytest.mark.parametrize("version", [1, 2])
+def test_share_of_a_cpu(tmp_path: Path, version: int, group: str, share: float) -> None:
+    root, proc = tmp_path / "cgroup", tmp_path / "proc"
+    (proc / "7").mkdir(parents=True)
+    for name, text in (TWO if version == 2 else ONE).items():
+        file = (root if version == 2 else root / "cpu") / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text + "\n")
+    lines = f"0::{group}\n" if version == 2 else f"5:memory:/\n1:cpu,cpuacct:{group}\n0::/\n"
+    (proc / "7" / "cgroup").write_text(lines)
+    assert cgroups.cpu_share(7, root, proc) == share
+    assert cgroups.cpu_share(8, root, proc) == 1.0, "there is no such process"

@@ -90,6 +90,15 @@ def test_weights() -> None:
     assert weights(replace(status(1), available_capacity=-5)) == {1: PLAIN * 8}
 
 
+def test_weights_follow_the_cpu_time_that_they_may_have() -> None:
+    whole, quarter = status(1), replace(status(2), allowance=0.25)
+    assert routing_table([whole, quarter], 1).active(LayerId.TLS) == ((1, PLAIN * 8), (2, PLAIN * 2))
+    small = [replace(s, allowance=s.allowance * 0.04) for s in (whole, quarter)]
+    assert routing_table(small, 1).active(LayerId.TLS) == ((1, PLAIN * 8), (2, PLAIN * 2)), "only the ratio counts"
+    busy = [replace(s, load=1000, available_capacity=0) for s in small]
+    assert routing_table(busy, 1).active(LayerId.TLS) == ((1, PLAIN * 8), (2, PLAIN * 2)), "also with nothing left"
+
+
 SOFTWARE, VECTOR = Crypto("software", (900, 2900, 5000), 3000), Crypto("multi_buffer", (2400, 8400, 12000), 3000)
 CARD, FELL_BACK = Crypto("device", (300, 1500, 9000), 3000), Crypto("software", (900, 2900, 5000), 3000, fallbacks=1)
 

@@ -78,7 +78,9 @@ enum { SL_AEAD_BATCH = 32 };   /* most that run() is given */
 /* OpenSSL. 0, -ENOMEM. */
 int sl_aead_soft_open(struct sl_aead_engine **ret);
 
-/* libipsec-mb. -EOPNOTSUPP: it was not there when this was built, or the processor has not what it needs. */
+/* libipsec-mb: load() finds and keeps it, while files may still be opened; it is too large to be part of every program and
+ * of every guest. -EOPNOTSUPP: it is not loaded, or the processor has not what it needs. */
+void sl_aead_multi_load(void);
 int sl_aead_multi_open(struct sl_aead_engine **ret);
 
 /* A device of DPDK: "0000:01:00.1", or one of software such as "crypto_openssl". Starts EAL, which can be done once in

@@ -18,7 +18,7 @@ int sl_measure_handshakes(uint64_t budget_ns, uint32_t *ret);
 uint64_t sl_measure_cost_ns(const struct sl_crypto_figures *f);
 
 /* Opens OpenSSL, libipsec-mb if it is there, and device if it is not NULL (taken over), measures each for budget_ns,
- * and returns what was fastest. figures: of that one. 0, -ENOMEM. */
+ * and returns OpenSSL, or what is faster at every size. figures: of that one. 0, -ENOMEM. */
 int sl_measure_choose(struct sl_aead_engine *device, uint64_t budget_ns, struct sl_aead **ret,
 		      struct sl_crypto_figures *figures);
 

@@ -1,14 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* libipsec-mb: AES-GCM and ChaCha20-Poly1305 for wide vectors (VAES, AVX-512). Its calls that take one record in parts
  * are used, since a record is two: the payload, and the byte of its content type. */
+#include <dlfcn.h>
 #include <intel-ipsec-mb.h>
 #include <openssl/crypto.h>
 #include <stdlib.h>
 
 #include "crypto/aead.h"
 
+#define LIBRARY "libIPSec_MB.so.1"
+
 struct multi {
 	struct sl_aead_engine engine;
+	void (*mgr_free)(IMB_MGR *mgr);
 	IMB_MGR *mgr;
 };
 
@@ -124,28 +128,49 @@ static void multi_close(struct sl_aead_engine *e)
 {
 	struct multi *m = multi_of(e);
 
-	free_mb_mgr(m->mgr);
+	if (m->mgr)
+		m->mgr_free(m->mgr);
 	free(m);
+}
+
+void sl_aead_multi_load(void)
+{
+	(void)dlopen(LIBRARY, RTLD_NOW | RTLD_GLOBAL | RTLD_NODELETE);
+}
+
+static int mgr_make(struct multi *m)
+{
+	IMB_MGR *(*mgr_alloc)(uint64_t flags);
+	void (*mgr_init)(IMB_MGR *mgr, IMB_ARCH *arch);
+	IMB_ARCH arch = IMB_ARCH_NONE;
+
+	/* Not by dlopen: that looks for a file if it is not loaded, even with RTLD_NOLOAD, and behind the walls this is death.
+	 * C11 has no conversion of a pointer to data into one to a function, POSIX does (dlsym). */
+	*(void **)&mgr_alloc = dlsym(RTLD_DEFAULT, "alloc_mb_mgr");
+	*(void **)&mgr_init = dlsym(RTLD_DEFAULT, "init_mb_mgr_auto");
+	*(void **)&m->mgr_free = dlsym(RTLD_DEFAULT, "free_mb_mgr");
+	if (!mgr_alloc || !mgr_init || !m->mgr_free)
+		return -EOPNOTSUPP;
+	m->mgr = mgr_alloc(0);
+	if (!m->mgr)
+		return -ENOMEM;
+	mgr_init(m->mgr, &arch);
+	return arch < IMB_ARCH_SSE ? -EOPNOTSUPP : 0;   /* without AES instructions OpenSSL is the better choice */
 }
 
 int sl_aead_multi_open(struct sl_aead_engine **ret)
 {
 	static const struct sl_aead_engine_ops ops = { multi_key_make, multi_key_free, multi_run, multi_close };
 	struct multi *m = calloc(1, sizeof(*m));
-	IMB_ARCH arch = IMB_ARCH_NONE;
+	int err;
 
 	if (!m)
 		return -ENOMEM;
 	m->engine = (struct sl_aead_engine){ &ops, SL_CRYPTO_MULTI_BUFFER };
-	m->mgr = alloc_mb_mgr(0);
-	if (!m->mgr) {
-		free(m);
-		return -ENOMEM;
-	}
-	init_mb_mgr_auto(m->mgr, &arch);
-	if (arch < IMB_ARCH_SSE) {   /* without AES instructions OpenSSL is the better choice */
+	err = mgr_make(m);
+	if (err) {
 		multi_close(&m->engine);
-		return -EOPNOTSUPP;
+		return err;
 	}
 	*ret = &m->engine;
 	return 0;

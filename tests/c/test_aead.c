@@ -32,6 +32,7 @@ static void multi_buffer(void **state)
 	struct sl_aead *a;
 
 	(void)state;
+	sl_aead_multi_load();
 	if (sl_aead_multi_open(&engine))
 		skip();   /* no libipsec-mb in this build, or no AES instructions */
 	assert_int_equal(sl_aead_open(engine, &a), 0);

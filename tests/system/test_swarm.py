@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 from collections.abc import Iterator
+from ctypes.util import find_library
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,9 @@ def test_tls_instances_say_how_fast_they_are(swarm: Swarm) -> None:
     figures = [i["crypto"] for i in swarm.instances("tls")]
     assert len(figures) == 2
     for f in figures:
-        assert f["kind"] == "software" and f["fallbacks"] == 0
+        assert f["kind"] in ("software", "multi_buffer") and f["fallbacks"] == 0
+        if find_library("IPSec_MB") and " vaes " in Path("/proc/cpuinfo").read_text():
+            assert f["kind"] == "multi_buffer"      # several times as fast there, at every size
         assert len(f["seal_mbps"]) == 3 and all(n > 0 for n in f["seal_mbps"]) and f["handshakes"] > 0
     assert all("crypto" not in i for layer in ("tcp", "http", "app") for i in swarm.instances(layer))
 

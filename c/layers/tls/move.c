@@ -13,7 +13,7 @@ static EVP_CIPHER_CTX *cipher_new(struct sl_crypto *k, const struct sl_pool_key 
 	uint8_t key[32];
 
 	if (ctx && (!sl_expand_label(k, "SHA256", pool->key, sizeof(pool->key), "swarmline", salt, key, sizeof(key)) ||
-		    !EVP_CipherInit_ex2(ctx, sl_suite_find(k, 0x1302)->cipher, key, nonce, enc, NULL))) {
+		    !EVP_CipherInit_ex2(ctx, k->state_cipher, key, nonce, enc, NULL))) {
 		EVP_CIPHER_CTX_free(ctx);
 		ctx = NULL;
 	}

@@ -7,46 +7,36 @@
 #include <openssl/core_names.h>
 #include <openssl/crypto.h>
 
-#include "base/base.h"
-
 enum { GEN_MAX = 8191 };
 
-static const struct {
-	struct sl_suite suite;
-	const char *cipher;
-} known[SL_SUITES] = {
-	{{.id = 0x1301, .key_len = 16, .secret_len = 32, .digest = "SHA256"}, "AES-128-GCM"},
-	{{.id = 0x1302, .key_len = 32, .secret_len = 48, .digest = "SHA384"}, "AES-256-GCM"},
-	{{.id = 0x1303, .key_len = 32, .secret_len = 32, .digest = "SHA256"}, "ChaCha20-Poly1305"},
-};
-
-int sl_crypto_init(struct sl_crypto *k)
+int sl_crypto_init(struct sl_crypto *k, struct sl_aead *aead)
 {
-	bool good = true;
-
-	for (unsigned i = 0; i < SL_SUITES; i++) {
-		k->suites[i] = known[i].suite;
-		k->suites[i].cipher = EVP_CIPHER_fetch(NULL, known[i].cipher, NULL);
-		good = good && k->suites[i].cipher;
-	}
+	k->aead = aead;
+	k->state_cipher = EVP_CIPHER_fetch(NULL, "AES-256-GCM", NULL);
 	k->mac = EVP_MAC_fetch(NULL, "HMAC", NULL);
 	k->hmac = k->mac ? EVP_MAC_CTX_new(k->mac) : NULL;
-	return good && k->hmac ? 0 : -ENOMEM;
+	return k->state_cipher && k->hmac ? 0 : -ENOMEM;
 }
 
 void sl_crypto_free(struct sl_crypto *k)
 {
-	for (unsigned i = 0; i < SL_SUITES; i++)
-		EVP_CIPHER_free(k->suites[i].cipher);
+	sl_aead_close(k->aead);
+	EVP_CIPHER_free(k->state_cipher);
 	EVP_MAC_CTX_free(k->hmac);
 	EVP_MAC_free(k->mac);
 }
 
-const struct sl_suite *sl_suite_find(const struct sl_crypto *k, uint16_t id)
+const struct sl_suite *sl_suite_find(uint16_t id)
 {
-	for (unsigned i = 0; i < SL_SUITES; i++)
-		if (k->suites[i].id == id)
-			return &k->suites[i];
+	static const struct sl_suite known[] = {
+		{.id = 0x1301, .alg = SL_AEAD_AES_128_GCM, .secret_len = 32, .digest = "SHA256"},
+		{.id = 0x1302, .alg = SL_AEAD_AES_256_GCM, .secret_len = 48, .digest = "SHA384"},
+		{.id = 0x1303, .alg = SL_AEAD_CHACHA20_POLY1305, .secret_len = 32, .digest = "SHA256"},
+	};
+
+	for (unsigned i = 0; i < sl_nb(known); i++)
+		if (known[i].id == id)
+			return &known[i];
 	return NULL;
 }
 
@@ -84,15 +74,19 @@ bool sl_expand_label(struct sl_crypto *k, const char *digest, const uint8_t *sec
 static int keys_set(struct sl_half *h, struct sl_crypto *k)
 {
 	const struct sl_suite *s = h->suite;
-	uint8_t key[32];
+	uint8_t key[SL_AEAD_KEY_MAX], iv[SL_AEAD_IV_LEN];
+	struct sl_aead_secret secret = {s->alg, h->seals, key};
 	bool good;
 
-	if (!h->ctx)
-		h->ctx = EVP_CIPHER_CTX_new();
-	good = h->ctx && sl_expand_label(k, s->digest, h->secret, s->secret_len, "key", NULL, key, s->key_len) &&
-	       sl_expand_label(k, s->digest, h->secret, s->secret_len, "iv", NULL, h->iv, sizeof(h->iv)) &&
-	       EVP_CipherInit_ex2(h->ctx, s->cipher, key, NULL, h->seals, NULL);
+	if (h->key)
+		sl_aead_key_free(h->aead, h->key);
+	h->aead = k->aead;
+	h->key = NULL;
+	good = sl_expand_label(k, s->digest, h->secret, s->secret_len, "key", NULL, key, sl_aead_key_len(s->alg)) &&
+	       sl_expand_label(k, s->digest, h->secret, s->secret_len, "iv", NULL, iv, sizeof(iv)) &&
+	       !sl_aead_key_make(h->aead, &secret, iv, &h->key);
 	OPENSSL_cleanse(key, sizeof(key));
+	OPENSSL_cleanse(iv, sizeof(iv));
 	h->seq = 0;
 	return good ? 0 : -ENOMEM;
 }
@@ -122,37 +116,27 @@ int sl_half_update(struct sl_half *h, struct sl_crypto *k)
 
 void sl_half_wipe(struct sl_half *h)
 {
-	EVP_CIPHER_CTX_free(h->ctx);   /* wipes its key */
+	if (h->key)
+		sl_aead_key_free(h->aead, h->key);   /* wipes it */
 	OPENSSL_cleanse(h, sizeof(*h));
 }
 
 /* --- records --- */
 
-/* Section 5.3, and the head as associated data (section 5.2). */
-static bool record_begin(struct sl_half *h, const uint8_t *head)
-{
-	uint8_t nonce[12];
-	int n;
-
-	memcpy(nonce, h->iv, sizeof(nonce));
-	for (unsigned i = 0; i < 8; i++)
-		nonce[11 - i] ^= (uint8_t)(h->seq >> 8 * i);
-	return EVP_CipherInit_ex2(h->ctx, NULL, NULL, nonce, -1, NULL) && EVP_CipherUpdate(h->ctx, NULL, &n, head, SL_RECORD_HEAD);
-}
-
 bool sl_record_seal(struct sl_half *h, uint8_t type, const uint8_t *p, uint32_t len, uint8_t *out)
 {
 	uint32_t body = len + 1 + SL_RECORD_TAG;
 	uint8_t *at = out + SL_RECORD_HEAD;
-	int n;
+	struct sl_aead_op op = {
+		.key = h->key, .seq = h->seq, .head = out, .in = p, .len = len, .tail = type, .out = at, .tag = at + len + 1,
+	};
 
 	out[0] = SL_RECORD_DATA;
 	out[1] = out[2] = 3;
 	out[3] = (uint8_t)(body >> 8);
 	out[4] = (uint8_t)body;
-	if (!record_begin(h, out) || !EVP_CipherUpdate(h->ctx, at, &n, p, (int)len) ||
-	    !EVP_CipherUpdate(h->ctx, at + len, &n, &type, 1) || !EVP_CipherFinal_ex(h->ctx, at + len + 1, &n) ||
-	    !EVP_CIPHER_CTX_ctrl(h->ctx, EVP_CTRL_AEAD_GET_TAG, SL_RECORD_TAG, at + len + 1))
+	sl_aead_run(h->aead, &op, 1);
+	if (op.status)
 		return false;
 	h->seq++;
 	return true;
@@ -175,10 +159,12 @@ int sl_record_open(struct sl_half *h, uint8_t *r, uint32_t len, uint8_t *type)
 {
 	uint8_t *p = r + SL_RECORD_HEAD;
 	uint32_t n = len - SL_RECORD_HEAD - SL_RECORD_TAG;
-	int made;
+	struct sl_aead_op op = {
+		.key = h->key, .seq = h->seq, .head = r, .in = p, .len = n, .tail = SL_AEAD_NO_TAIL, .out = p, .tag = p + n,
+	};
 
-	if (!record_begin(h, r) || !EVP_CIPHER_CTX_ctrl(h->ctx, EVP_CTRL_AEAD_SET_TAG, SL_RECORD_TAG, p + n) ||
-	    !EVP_CipherUpdate(h->ctx, p, &made, p, (int)n) || EVP_CipherFinal_ex(h->ctx, p + n, &made) != 1)
+	sl_aead_run(h->aead, &op, 1);
+	if (op.status)
 		return -SL_ALERT_BAD_RECORD_MAC;
 	h->seq++;
 	/* section 5.4: zeroes behind the content type are padding */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The record layer of TLS 1.3 after the handshake (RFC 8446 section 5), on OpenSSL's AEAD. OpenSSL's own can not be taken
- * out of one process and put into another one; this state is a secret and a number for each direction.
+/* The record layer of TLS 1.3 after the handshake (RFC 8446 section 5), on the AEAD of crypto/aead.h. OpenSSL's own can not
+ * be taken out of one process and put into another one; this state is a secret and a number for each direction.
  *
  * Nonces: a record's nonce is its sequence number (section 5.3), so two records with one number under one secret must be
  * the same record. Who calls sl_record_seal sees to it; layers/tls/move.h says how. */
@@ -12,9 +12,11 @@
 
 #include <openssl/evp.h>
 
+#include "crypto/aead.h"
+
 enum {
-	SL_RECORD_HEAD = 5,
-	SL_RECORD_TAG = 16,
+	SL_RECORD_HEAD = SL_AEAD_HEAD_LEN,
+	SL_RECORD_TAG = SL_AEAD_TAG_LEN,
 	SL_RECORD_EXTRA = SL_RECORD_HEAD + 1 + SL_RECORD_TAG,   /* what sl_record_seal adds: head, content type, tag */
 	SL_RECORD_CONTENT = 16384,                              /* section 5.1 */
 	SL_RECORD_MAX = SL_RECORD_HEAD + SL_RECORD_CONTENT + 256,   /* section 5.2 */
@@ -31,25 +33,23 @@ enum {
 
 struct sl_suite {
 	uint16_t id;             /* section B.4 */
-	uint8_t key_len;
+	uint8_t alg;             /* enum sl_aead_alg */
 	uint8_t secret_len;      /* of its hash */
 	const char *digest;
-	EVP_CIPHER *cipher;
 };
-
-enum { SL_SUITES = 3 };
 
 /* Fetched once: a fetch for each connection costs more than the connection's keys. One thread. */
 struct sl_crypto {
-	struct sl_suite suites[SL_SUITES];
+	struct sl_aead *aead;          /* what seals and opens records */
+	EVP_CIPHER *state_cipher;      /* AES-256-GCM, of move.h: one message under each key */
 	EVP_MAC *mac;
 	EVP_MAC_CTX *hmac;
 };
 
-/* Returns 0 or -ENOMEM. */
-int sl_crypto_init(struct sl_crypto *k);
-void sl_crypto_free(struct sl_crypto *k);
-const struct sl_suite *sl_suite_find(const struct sl_crypto *k, uint16_t id);   /* NULL: not one of ours */
+/* Takes aead over, also on an error. Returns 0 or -ENOMEM; sl_crypto_free is due in any case. */
+int sl_crypto_init(struct sl_crypto *k, struct sl_aead *aead);
+void sl_crypto_free(struct sl_crypto *k);   /* no half may be set any more */
+const struct sl_suite *sl_suite_find(uint16_t id);   /* NULL: not one of ours */
 
 /* HKDF-Expand-Label of section 7.1. A context has 16 bytes, or is NULL; len is at most that of the digest. False: no
  * memory. */
@@ -59,11 +59,11 @@ bool sl_expand_label(struct sl_crypto *k, const char *digest, const uint8_t *sec
 /* One direction of a connection */
 struct sl_half {
 	const struct sl_suite *suite;
-	EVP_CIPHER_CTX *ctx;     /* NULL: not set */
+	struct sl_aead *aead;
+	struct sl_aead_key *key;   /* NULL: not set */
 	uint64_t seq;            /* of the next record, in this generation */
 	uint16_t gen;            /* key updates so far */
 	bool seals;
-	uint8_t iv[12];
 	uint8_t secret[SL_SECRET_MAX];
 };
 

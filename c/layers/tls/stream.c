@@ -28,7 +28,7 @@ bool sl_tls_stream_new(struct sl_tls_conn *c)
 {
 	struct sl_tls *tls = c->tls;
 	const SSL_CIPHER *cipher = c->ssl ? SSL_get_current_cipher(c->ssl) : NULL;
-	const struct sl_suite *suite = cipher ? sl_suite_find(&tls->crypto, SSL_CIPHER_get_protocol_id(cipher)) : NULL;
+	const struct sl_suite *suite = cipher ? sl_suite_find(SSL_CIPHER_get_protocol_id(cipher)) : NULL;
 	struct sl_tls_stream *s = suite ? calloc(1, sizeof(*s)) : NULL;
 
 	if (!s)

@@ -107,7 +107,7 @@ int sl_tls_takeover(struct sl_tls *tls, struct sl_flow *f, const void *msg, uint
 		return -SL_ERROR_REFUSED;
 	if (!tls->has_pool || len < marks_len ||
 	    !sl_state_unseal(&tls->crypto, &tls->pool, (const uint8_t *)msg + marks_len, len - marks_len, st) ||
-	    st->request_id != f->request_id || !sl_suite_find(&tls->crypto, st->suite)) {
+	    st->request_id != f->request_id || !sl_suite_find(st->suite)) {
 		free(st);
 		tls->inst->counters[SL_CNT_BAD_MESSAGE]++;
 		return -SL_ERROR_PROTOCOL;
@@ -149,7 +149,7 @@ void sl_tls_takeover_open(struct sl_tls_conn *c)
 /* From the secrets' generation on to that of the mark. */
 static bool half_make(struct sl_half *h, struct sl_tls *tls, const struct sl_tls_state *st, bool seals, uint64_t mark)
 {
-	const struct sl_suite *suite = sl_suite_find(&tls->crypto, st->suite);
+	const struct sl_suite *suite = sl_suite_find(st->suite);
 	const uint8_t *secret = seals ? st->tx_secret : st->rx_secret;
 	uint16_t gen = seals ? st->tx_gen : st->rx_gen, to = sl_mark_gen(mark);
 

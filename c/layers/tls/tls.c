@@ -268,14 +268,29 @@ static void tls_free(struct sl_tls *tls)
 	free(tls);
 }
 
+/* What is fastest on this processor, and how fast this instance is at what it does most, for whoever weighs instances.
+ * Some milliseconds. */
+static struct sl_aead *aead_choose(struct sl_instance *inst)
+{
+	struct sl_aead *aead = NULL;
+
+	if (sl_measure_choose(NULL, MEASURE_NS, &aead, &inst->crypto))
+		return NULL;
+	sl_measure_handshakes(MEASURE_NS, &inst->crypto.handshakes);
+	return aead;
+}
+
 static int tls_fill(struct sl_tls *tls)
 {
+	struct sl_aead *aead = aead_choose(tls->inst);
 	const struct sl_pool_key *pool;
 	uint32_t len;
 	int err;
 
+	if (!aead)
+		return sl_instance_fail(tls->inst, ENOMEM, "tls: no memory");
 	tls->bio_method = sl_tls_bio_method();
-	if (!tls->bio_method || sl_crypto_init(&tls->crypto))
+	if (!tls->bio_method || sl_crypto_init(&tls->crypto, aead))
 		return sl_instance_fail(tls->inst, ENOMEM, "tls: OpenSSL does not start");
 	pool = sl_instance_conf(tls->inst, SL_CONF_TLS_POOL, 0, &len);
 	if (pool && len == sizeof(*pool)) {
@@ -287,26 +302,14 @@ static int tls_fill(struct sl_tls *tls)
 	return err ? err : sl_tls_contexts_load(tls);
 }
 
-/* How fast this instance is at what it does most, for whoever weighs instances. Some milliseconds; without figures it
- * works as well. */
-static void speed_measure(struct sl_instance *inst)
-{
-	struct sl_aead *aead;
-
-	if (sl_aead_open(NULL, &aead))
-		return;
-	sl_measure_seal(aead, MEASURE_NS, &inst->crypto);
-	sl_measure_handshakes(MEASURE_NS, &inst->crypto.handshakes);
-	sl_aead_close(aead);
-}
-
-/* While nothing is forbidden yet: OpenSSL seeds itself, finds its algorithms, and keeps them. */
+/* While nothing is forbidden yet: libraries are loaded; OpenSSL seeds itself, finds its algorithms, and keeps them. */
 static int tls_load(struct sl_instance *inst)
 {
 	unsigned char seed;
 	SSL_CTX *ctx;
 
 	(void)inst;
+	sl_aead_multi_load();
 	tzset();   /* or the first certificate's date does it, and opens a file */
 	/* the machine's openssl.cnf has no say in what this service negotiates */
 	if (!OPENSSL_init_ssl(OPENSSL_INIT_NO_LOAD_CONFIG, NULL) || RAND_bytes(&seed, sizeof(seed)) != 1)
@@ -341,7 +344,6 @@ static int tls_init(struct sl_instance *inst)
 		return err;
 	}
 	inst->layer_state = tls;
-	speed_measure(inst);
 	return 0;
 }
 

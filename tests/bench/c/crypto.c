@@ -16,6 +16,7 @@ int main(int argc, char **argv)
 
 	if (argc != 3)
 		return 2;
+	sl_aead_multi_load();
 	at = !strcmp(argv[2], "256") ? 0 : !strcmp(argv[2], "1400") ? 1 : 2;
 	if (!strcmp(argv[1], "multi") && sl_aead_multi_open(&engine)) {
 		fputs("no libipsec-mb in this build, or no AES instructions\n", stderr);

@@ -119,8 +119,7 @@ class DrainInstance:
     becomes: LayerId | None = None
 
     def __str__(self) -> str:
-        until = "" if self.deadline is None else f" until {self.deadline:.1f} s"
-        return f"drain {self.instance}{until}" + (f", then it becomes {self.becomes.label}" if self.becomes else "")
+        return f"drain {self.instance}" + (f", then it becomes {self.becomes.label}" if self.becomes else "")
 
 
 @dataclass(frozen=True)

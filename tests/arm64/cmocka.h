@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* As much of cmocka's interface as test_edge.c uses, for a machine whose cmocka is not at hand: arm64 under emulation. */
+/* As much of cmocka's interface as the tests of the edge use, for a machine whose cmocka is not at hand: arm64 under emulation. */
 #ifndef SL_ARM64_CMOCKA_H
 #define SL_ARM64_CMOCKA_H
 

@@ -245,14 +245,14 @@ class Crypto:
 
 @dataclass(frozen=True)
 class VMStatus:
-    """What an instance says about itself, as last read from its control region."""
+    """What an instance says about itself, as last read from its control region, and what the manager adds."""
 
     vm_id: int
     protocol_layers: tuple[LayerId, ...]
     state: VmState
     load: int = 0                  # busy share of its loop's time, 0 ... 1000
     available_capacity: int = 0    # 1000 - load; 0 when not active
-    allowance: float = 1.0         # share of a CPU's time that the machine lets it have; what the manager knows of it
+    allowance: float = 1.0         # share of a CPU's time that the machine lets it have; the manager adds it
     hardware_affinity: int = 0     # bits of affinity.Hardware
     active_flows: int = 0
     queue_depth: int = 0           # entries pending towards it

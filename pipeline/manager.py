@@ -76,14 +76,13 @@ class Manager:
         self._router_died = False
         self._retry_at = 0.0
         self._lock = asyncio.Lock()        # one plan is carried out at a time
-        self.actor = Actor(run_dir, config, self._wake.set, self._instance_ended, self._router_ended)
+        self.actor = Actor(run_dir, config, self._wake.set, self._instance_ended, self._router_ended, self.events.note)
 
     # ---- the loop
 
     async def run(self) -> None:
         """Until ``ended`` is set. Raises SwarmlineError if the swarm can not be brought up."""
-        digest = self.actor.open()
-        self.intent = intent_of(self.config, digest)
+        self.intent = intent_of(self.config, self.actor.open())
         try:
             if (former := self.actor.recall()) is not None:
                 self.events.note("adopted", f"took over {len(former.instances)} instances of a former manager")
@@ -117,6 +116,7 @@ class Manager:
             self._autoscale(time.monotonic())
             if time.monotonic() >= self._retry_at:
                 await self._reconcile()
+            self.actor.equip()
         self._check_complete()
 
     async def _reconcile(self) -> None:
@@ -335,8 +335,8 @@ class Manager:
             return
         (self.config, self.intent), self._former = self._former, None
         self.actor.configure(self.config)
-        self.events.note(
-            "rolled-back", f"{instance} did not come up with the new configuration: the former one counts again")
+        words = f"{instance} did not come up with the new configuration: the former one counts again"
+        self.events.note("rolled-back", words)
 
     async def scale(self, layer: LayerId, instances: int) -> list[str]:
         """Another number of instances. Returns what is done now; the rest follows by itself."""

@@ -46,6 +46,7 @@ CRYPTO = _said(_object(
     "What a tls instance measured when it started, on one core.")
 INSTANCE = _object(
     ("crypto",), crypto=CRYPTO, vm_id=VM_ID, layers=_list(LAYER), driver=TEXT, state=STATE, pid=PID,
+    device=_said(TEXT, "PCI address of the accelerator that it was given; empty: none."),
     load=_said(SHARE, "Busy share of its loop's time, in thousandths."), available_capacity=SHARE,
     hardware_affinity=_said(COUNT, "Bits: what it has and uses."), active_flows=COUNT,
     queue_depth=_said(COUNT, "Entries pending towards it."),

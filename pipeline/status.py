@@ -20,7 +20,8 @@ def status(manager: Manager) -> dict[str, Any]:
     return {
         "swarm": {"name": manager.config.name, "pid": os.getpid(), "run_dir": str(manager.run_dir),
                   "interface": actual.classifier, "up": manager.complete, "events": dict(manager.events.counts)},
-        "instances": [_instance(i, manager.reports.get(i.vm_id), manager.actor.held.members.get(i.vm_id))
+        "instances": [{**_instance(i, manager.reports.get(i.vm_id), manager.actor.held.members.get(i.vm_id)),
+                       "device": manager.actor.held.accelerators.device(i.vm_id)}
                       for i in actual.instances],
         "layers": [{"layer": layer.id.label, "instances": layer.instances, "min": layer.min, "max": layer.max,
                     "active": len([i for i in actual.pool(layer.id) if i.state.name == "ACTIVE"]),

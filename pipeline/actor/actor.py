@@ -30,11 +30,13 @@ ALLOWANCE_AGE = 1.0       # seconds for which a limit of CPU time counts as know
 
 
 class Actor:
-    """``on_news`` is called when an instance rings or ends, ``on_end(vm_id)`` when its process has ended."""
+    """``on_news`` is called when an instance rings or ends, ``on_end(vm_id)`` when its process has ended,
+    ``note(kind, text)`` when something else happens that people should know.
+    """
 
     def __init__(self, run_dir: Path, config: Config, on_news: Callable[[], None], on_end: Callable[[int], None],
-                 on_router_end: Callable[[], None]) -> None:
-        self.held = Held(run_dir, config)
+                 on_router_end: Callable[[], None], note: Callable[[str, str], None] = lambda kind, text: None) -> None:
+        self.held = Held(run_dir, config, lambda text: note("accelerator", text))
         self._routes = Routes(self.held)
         self._front = Front(self.held, on_router_end)
         self._members = Members(self.held, self._routes, self._front, on_news, on_end)
@@ -50,6 +52,7 @@ class Actor:
 
     async def prepare(self) -> list[str]:
         """Before the first instance of a swarm: what the operator should know."""
+        await self.held.accelerators.restore()
         return await self._members.prepare()
 
     def configure(self, config: Config) -> str:
@@ -60,6 +63,7 @@ class Actor:
         self._members.secrets = secrets = tls_secrets.load(self.held.holder, config)
         self.held.config = config
         self.held.placer.configure(config)
+        self.held.accelerators.configure(config.hardware.allow, config.hardware.vfs)
         return tls_secrets.digest(secrets)
 
     def close(self) -> None:
@@ -87,6 +91,7 @@ class Actor:
             self.held.edges[edge.name] = EdgeMemory.adopt(self.held.holder, edge)
         for instance in swarm.instances:
             await self._members.adopt(instance)
+        await self._members.adopt_accelerators()
         if swarm.router:
             await self._front.adopt(swarm.services)
 
@@ -144,6 +149,12 @@ class Actor:
     async def restart_router(self) -> None:
         """After its death. It binds the same queues and is told everything again; connections live on."""
         await self._front.start()
+
+    def equip(self) -> None:
+        """To be called again and again: each instance gets the accelerator that it is to have as the configuration and
+        the machine are now, or loses what it has.
+        """
+        self._members.equip()
 
     def trace_every_set(self, every: int) -> None:
         """The first layers trace one request in so many; 0: none."""

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 
+from pipeline.host.accelerators import Accelerators
 from pipeline.host.classifier import Classifier
 from pipeline.host.control import ControlRegion
 from pipeline.host.edges import EdgeMemory
@@ -35,11 +37,19 @@ class Member:
     allowance: float = 1.0           # as in VMStatus, when last looked at
     allowance_at: float = -inf
 
+    @property
+    def equipable(self) -> bool:
+        """It runs, and has all else that its layer needs."""
+        return (self.running is not None and self.running.alive and self.running.booted.is_set()
+                and (self.plugging is None or self.plugging.done()))
+
 
 class Held:
-    """Of one swarm. What must survive the manager lies in the holder or in pinned maps; this is the way to it."""
+    """Of one swarm. What must survive the manager lies in the holder or in pinned maps; this is the way to it.
+    ``tell`` is called with what became of an accelerator.
+    """
 
-    def __init__(self, run_dir: Path, config: Config) -> None:
+    def __init__(self, run_dir: Path, config: Config, tell: Callable[[str], None]) -> None:
         self.run_dir = run_dir
         self.config = config
         self.holder = HolderClient(run_dir)
@@ -49,6 +59,7 @@ class Held:
         self.classifier: Classifier | None = None
         self.router: Router | None = None
         self.placer = Placer(config)
+        self.accelerators = Accelerators.of(run_dir, tell)
 
     @property
     def queues(self) -> int:

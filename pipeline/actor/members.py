@@ -82,12 +82,19 @@ class Members:
         key = keys.GRANTS.format(instance.vm_id)
         grants = held.holder.fd_get(key)[0] if key in held.holder.fd_list() else -1
         member.running = await member.driver.adopt(fitting.spec(held, member, instance), pid, grants) if pid else None
-        if member.running and instance.layers:
-            held.placer.instance(instance.vm_id, instance.layers[0], member.running.pid)
         if member.running and instance.state is not VmState.BOOTING:      # a start that was cut off is not gone on with
             member.watcher = asyncio.create_task(self._watch(member))
         else:
             self._on_end(instance.vm_id)
+
+    async def adopt_accelerators(self) -> None:
+        """Once all instances are adopted: they have what they have, and a place each."""
+        held = self._held
+        running = {vm_id: member.running for vm_id, member in held.members.items() if member.running}
+        await held.accelerators.adopt({vm_id: one.guest for vm_id, one in running.items() if one.guest})
+        for vm_id, one in running.items():
+            if layers := held.members[vm_id].instance.layers:
+                held.placer.instance(vm_id, layers[0], one.pid, held.accelerators.device(vm_id))
 
     def _pid_of(self, vm_id: int) -> int | None:
         """Of an instance whose start the former manager did not live to note."""
@@ -183,6 +190,8 @@ class Members:
         if member.plugging:
             await member.plugging
         former, member.seats = member.instance, ()
+        if member.running.guest:
+            await self._held.accelerators.without(former.vm_id, member.running.guest)
         nothing = Assignment(LayerId.NONE, ())
         number = member.control.assign(nothing, [])
         ring(member.fds.doorbell)
@@ -212,6 +221,16 @@ class Members:
             await asyncio.sleep(FAREWELL)
             self._front.port_remove(instance)
 
+    # ---- accelerators
+
+    def equip(self) -> None:
+        """Each instance gets the accelerator that it is to have as the configuration is now, or loses what it has."""
+        held = self._held
+        for vm_id, member in held.members.items():
+            guest = member.running.guest if member.running and member.equipable else None
+            if guest:
+                held.accelerators.equip(vm_id, held.placer.accelerator(vm_id), guest)
+
     # ---- stop
 
     async def stop(self, instance: Instance) -> None:
@@ -231,6 +250,7 @@ class Members:
                     async with asyncio.timeout(STOP_TIMEOUT):
                         await member.running.wait()
             await member.driver.stop(member.running)
+            self._held.accelerators.gone(vm_id)
         await self._farewell(member.instance)
         self._forget(vm_id)
 

@@ -22,6 +22,7 @@
     access       who may open a socket of ours; folder: who may look into a folder
     vfio         such functions for VMs: taken, reset, given back; in_use: why one can not be
       kernel       what it asks of the kernel; passthrough: in and out of a running VM
+    accelerators  which running VM has which
     placer       puts what is started where policy says; cpus: how; wishes: what a configuration asks of a machine
     cgroups      what a virtual machine may take at most
     images       guest images; debs: the packages that they are made of, cpio: how they are packed

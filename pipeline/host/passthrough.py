@@ -34,6 +34,24 @@ def device_name(address: str) -> str:
     return "pci-" + address.replace(":", "-").replace(".", "-")
 
 
+async def attached(qmp: Qmp) -> tuple[str, ...]:
+    """Addresses of the functions that this machine has. Raises HardwareError if QEMU does not say."""
+    try:
+        devices = await qmp.execute("qom-list", {"path": "/machine/peripheral"})
+    except Exception as error:       # of qemu.qmp, which has a tree of its own
+        raise HardwareError(f"QEMU does not say what devices it has: {error}") from error
+    parts = (device["name"].split("-") for device in devices)
+    return tuple(f"{p[1]}:{p[2]}:{p[3]}.{p[4]}" for p in parts if p[0] == "pci" and len(p) == 5)
+
+
+async def deleted(qmp: Qmp, address: str) -> None:
+    """Returns when the machine has the function no more, for whatever reason."""
+    with qmp.listener(("DEVICE_DELETED",)) as events:
+        async for event in events:
+            if event["data"].get("device") == device_name(address):
+                return
+
+
 async def attach(qmp: Qmp, vfio: Vfio, address: str, *, pid: int, uid: int, memory: int, bus: str = "") -> None:
     """Resets the function, lets QEMU (this process, as this user) open it, and plugs it into the guest, whose kernel is
     told by the hot-plug itself. ``memory``: the guest's, in bytes: all of it can be the target of DMA, so it is
@@ -83,4 +101,8 @@ async def detach(qmp: Qmp, vfio: Vfio, address: str, *, tell: Callable[[], Await
                     break
     except TimeoutError:
         raise refused from None
+    except HardwareError:
+        raise
+    except Exception as error:
+        raise HardwareError(f"QEMU does not take {address} away: {error}", address=address) from error
     await asyncio.to_thread(vfio.grant, address, 0)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Puts what is started where policy.placement says, if the configuration asks for it ([hardware] pin)."""
+"""Puts what is started where policy.placement says, if the configuration asks for it ([hardware] pin), and says which
+accelerator each instance is to have."""
 
 from __future__ import annotations
 
@@ -9,44 +10,69 @@ from pipeline.host.cpus import pin, prefer_node
 from pipeline.host.hardware import inventory
 from pipeline.host.wishes import wishes
 from pipeline.policy.config import Config
+from pipeline.policy.hardware import Machine
 from pipeline.policy.model import LayerId
-from pipeline.policy.placement import Placement, Seat, place, seat, without
+from pipeline.policy.placement import Placement, Seat, Wishes, equip, place, seat, without
 
 
 class Placer:
-    """Of one swarm. Without ``pin`` only the `cpus` of a layer count."""
+    """Of one swarm. Without ``pin`` only the `cpus` of a layer count, and what it `wants`. ``machine``: a test's."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, machine: Machine | None = None) -> None:
         self._layers = {layer.id: layer for layer in config.layers}
         self._seats: dict[int, Seat] = {}
+        self._machine = machine
         self._placement: Placement | None = None
-        if config.hardware.pin:
-            self._machine, self._wishes = inventory(), wishes(config)
+        self._wishes = Wishes((), {})
+        self._pins = config.hardware.pin
+        self.configure(config)
+
+    def configure(self, config: Config) -> None:
+        """What a reload may change: cores count for instances that are placed from now on, accelerators when
+        ``accelerator`` is asked the next time.
+        """
+        self._layers = {layer.id: layer for layer in config.layers}
+        if not self._pins and not _wants(config) and self._placement is None:
+            return
+        self._machine = self._machine or inventory()
+        self._wishes = wishes(config)
+        if self._placement is None:
             nobody = tuple(replace(layer, instances=0) for layer in config.layers)
             self._placement = place(self._machine, replace(self._wishes, layers=nobody))
 
-    def configure(self, config: Config) -> None:
-        """What a reload may change: it counts for instances that are placed from now on."""
-        self._layers = {layer.id: layer for layer in config.layers}
-
     def edge(self, name: str, fd: int, length: int) -> int | None:
         """The node that the memory of this edge is to come from; None: any."""
-        found = next((m.node for m in self._placement.memories if m.name == name), None) if self._placement else None
+        if not self._pins or self._placement is None:
+            return None
+        found = next((m.node for m in self._placement.memories if m.name == name), None)
         return found if found is not None and prefer_node(fd, length, found) else None
 
     def router(self, pid: int) -> tuple[int, ...]:
         """The CPUs that it has now; none: it may run anywhere."""
-        return self._pin(pid, self._placement.router.cpus if self._placement else ())
+        return self._pin(pid, self._placement.router.cpus if self._pins and self._placement else ())
 
-    def instance(self, vm_id: int, layer: LayerId, pid: int) -> tuple[int, ...]:
-        """The CPUs that it has now: one that it had is free for others."""
+    def instance(self, vm_id: int, layer: LayerId, pid: int, has: str = "") -> tuple[int, ...]:
+        """The CPUs that it has now: one that it had is free for others. ``has``: the accelerator that it has since
+        before this manager.
+        """
         self.gone(vm_id)
         pool = self._layers.get(layer)
-        if self._placement is None or pool is None:
-            return self._pin(pid, pool.cpus if pool else ())
-        self._placement = seat(self._machine, self._wishes, self._placement, pool)
-        self._seats[vm_id] = mine = self._placement.seats[-1]
-        return self._pin(pid, mine.cpus)
+        if self._placement is not None and self._machine is not None and pool is not None:
+            self._placement = seat(self._machine, self._wishes, self._placement, pool)
+            self._seats[vm_id] = self._placement.seats[-1]
+            if has:
+                self._exchange(vm_id, replace(self._seats[vm_id], accelerator=has))
+        mine = self._seats.get(vm_id) if self._pins else None
+        return self._pin(pid, mine.cpus if mine else pool.cpus if pool else ())
+
+    def accelerator(self, vm_id: int) -> str:
+        """The one that this instance is to have as the configuration is now; empty: none."""
+        mine = self._seats.get(vm_id)
+        if mine is None or self._placement is None or self._machine is None or mine.layer not in self._layers:
+            return ""
+        layer = self._layers[mine.layer]
+        self._exchange(vm_id, equip(self._machine, self._wishes, self._placement, mine, layer))
+        return self._seats[vm_id].accelerator
 
     def gone(self, vm_id: int) -> None:
         """Its place is free."""
@@ -54,5 +80,15 @@ class Placer:
         if left and self._placement:
             self._placement = without(self._placement, left)
 
+    def _exchange(self, vm_id: int, new: Seat) -> None:
+        old, self._seats[vm_id] = self._seats[vm_id], new
+        if self._placement and new is not old:
+            kept = without(self._placement, old)
+            self._placement = replace(kept, seats=(*kept.seats, new))
+
     def _pin(self, pid: int, cpus: tuple[int, ...]) -> tuple[int, ...]:
         return cpus if cpus and pin(pid, cpus) else ()
+
+
+def _wants(config: Config) -> bool:
+    return bool(config.hardware.allow) and any(layer.wants for layer in config.layers)

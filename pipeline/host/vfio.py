@@ -72,6 +72,10 @@ class Vfio:
         self._patience = patience
         self._hung: list[tuple[str, threading.Thread]] = []     # writes that the kernel has not answered yet
 
+    def allow(self, addresses: Iterable[str]) -> None:
+        """These, from now on. What is taken already can be given back in any case."""
+        self._allow = frozenset(addresses)
+
     # ---- taking
 
     def machine(self) -> Machine:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
+from pipeline.host.accelerators import Guest
 from pipeline.host.assignment import Assignment
 from pipeline.host.processes import Process, readable
 from pipeline.host.tap import TapSpec
@@ -104,6 +105,11 @@ class Running:
     def about(self) -> Mapping[str, str]:
         """What `status` shows of this kind of instance."""
         return {}
+
+    @property
+    def guest(self) -> Guest | None:
+        """As what it can be given a device; None: it can not."""
+        return None
 
     def close(self) -> None:
         """Gives the descriptors back; the instance goes on."""

@@ -52,6 +52,11 @@ class Monitor:
             raise InstanceError(f"QEMU of {self._name} does not answer: {_cause(error)}") from error
         self._watcher = asyncio.create_task(self._watch())
 
+    @property
+    def qmp(self) -> QMPClient:
+        """For what this class has no word for."""
+        return self._qmp
+
     async def close(self, *, ended: bool = False) -> None:
         """Hangs up. ``ended``: QEMU has; what it said before is read then."""
         if ended and self._qmp.runstate is Runstate.RUNNING:

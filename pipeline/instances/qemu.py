@@ -32,6 +32,7 @@ import structlog
 
 from pipeline.errors import HostError, InstanceError, LaunchError
 from pipeline.host import cgroups, cpio, images, namespaces, processes, vhost
+from pipeline.host.accelerators import Guest
 from pipeline.host.images import Image
 from pipeline.host.memory import sealed_memfd, shared_memfd
 from pipeline.host.processes import Process
@@ -68,6 +69,11 @@ class QemuRunning(Running):
     accelerator: Accelerator = Accelerator.TCG
     socket_path: Path = Path()
     child: subprocess.Popen[bytes] | None = None
+    memory: int = 0
+
+    @property
+    def guest(self) -> Guest | None:
+        return Guest(self.monitor.qmp, self.pid, UID_BASE + self.vm_id, self.memory)
 
     @property
     def about(self) -> Mapping[str, str]:
@@ -180,7 +186,7 @@ class QemuDriver(Driver):
             return None
         kind = Accelerator.KVM if Accelerator.KVM in process.argv else Accelerator.TCG
         running = QemuRunning(spec.vm_id, process, pidfd, spec.log_path, monitor=Monitor(f"instance {spec.vm_id}"),
-                              accelerator=kind, socket_path=_monitor_path(spec))
+                              accelerator=kind, socket_path=_monitor_path(spec), memory=spec.memory)
         try:
             await running.monitor.connect(running.socket_path, MONITOR_TIMEOUT)
         except InstanceError:              # of no use to anybody any more
@@ -292,7 +298,8 @@ class _Launch:
                 exit_status=None if status == -signal.SIGKILL else status,
                 log_lines=processes.log_tail(self._spec.log_path), hint=f"its log is {self._spec.log_path}") from error
         return QemuRunning(self._spec.vm_id, process, pidfd, self._spec.log_path, monitor=self._monitor,
-                           accelerator=self._machine.accelerator, socket_path=self._path, child=self._child)
+                           accelerator=self._machine.accelerator, socket_path=self._path, child=self._child,
+                           memory=self._spec.memory)
 
     def _pin(self, pid: int) -> None:
         for thread in os.listdir(f"/proc/{pid}/task") if self._spec.cpus else ():

@@ -104,6 +104,17 @@ def seat(machine: Machine, wishes: Wishes, placement: Placement, layer: Layer) -
     return replace(placement, seats=(*placement.seats, new))
 
 
+def equip(machine: Machine, wishes: Wishes, placement: Placement, old: Seat, layer: Layer) -> Seat:
+    """The seat with the accelerator that it should have now: the one that it has if it still may, else the nearest
+    that is free, or none.
+    """
+    wanted = {address for address, _, what, _ in _accelerators(machine, wishes) if what & layer.wants}
+    if old.accelerator in wanted:
+        return old
+    device, why = _accelerator(machine, wishes, without(placement, old), layer, old.node)
+    return replace(old, accelerator=device[0] if device else "", why=why or old.why)
+
+
 def without(placement: Placement, gone: Seat) -> Placement:
     """The placement after this instance left: its core and its accelerator are free."""
     return replace(placement, seats=tuple(s for s in placement.seats if s is not gone))

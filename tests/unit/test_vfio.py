@@ -10,12 +10,12 @@ import errno
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.fake_kernel import FakeKernel, contents
+from support.fake_qmp import FakeQmp
 from support.machines import grow
 
 from pipeline import errors
@@ -441,28 +441,6 @@ def test_a_program_has_it(kernel: FakeKernel) -> None:
 
 
 # ---- in and out of a running machine
-
-class FakeQmp:
-    """What qemu.qmp offers, with a guest that answers as the test wants."""
-
-    def __init__(self, *events: Mapping[str, Any], refuse: str = "") -> None:
-        self.commands: list[tuple[str, dict[str, object]]] = []
-        self._events, self._refuse = events, refuse
-
-    async def execute(self, cmd: str, arguments: dict[str, object] | None = None) -> Any:
-        self.commands.append((cmd, arguments or {}))
-        if self._refuse:
-            raise RuntimeError(self._refuse)
-        return {}
-
-    @contextlib.contextmanager
-    def listener(self, names: Any = (), event_filter: Any = None) -> Iterator[AsyncIterator[Mapping[str, Any]]]:
-        async def events() -> AsyncIterator[Mapping[str, Any]]:
-            for event in self._events:
-                yield event
-            await asyncio.Event().wait()       # and then nothing
-        yield events()
-
 
 def plugged(kernel: FakeKernel) -> Vfio:
     vfio = vfio_of(kernel, "0000:da:00.0")

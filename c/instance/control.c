@@ -281,7 +281,7 @@ void sl_status_publish(struct sl_runner *r, bool tell)
 	s->nb_layers = r->inst.layer ? 1 : 0;
 	s->protocol_layers[0] = r->inst.layer ? r->inst.layer->id : SL_LAYER_NONE;
 	s->heartbeat_ns = r->inst.now_ns;
-	s->hardware_affinity = r->hardware;
+	s->hardware_affinity = r->hardware | (r->inst.crypto.kind == SL_CRYPTO_DEVICE ? SL_HARDWARE_CRYPTO : 0);
 	s->load = r->load;
 	s->available_capacity = r->inst.state == SL_VM_ACTIVE ? 1000 - r->load : 0;
 	s->active_flows = r->inst.active_flows;

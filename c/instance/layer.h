@@ -68,7 +68,7 @@ struct sl_instance {
 	uint64_t requests, bytes_in, bytes_out;
 	uint64_t counters[SL_CNT_MAX];       /* by enum sl_counter */
 	uint64_t latency[SL_LATENCY_MAX];    /* by sl_answer_done */
-	struct sl_crypto_figures crypto;     /* tls: what it measured in load */
+	struct sl_crypto_figures crypto;     /* tls: what it measured last */
 	struct sl_list answers;              /* begun and not complete, the oldest first */
 	uint32_t trace_every;
 };

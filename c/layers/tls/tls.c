@@ -7,10 +7,7 @@
 #include <openssl/crypto.h>
 #include <openssl/rand.h>
 
-#include "crypto/measure.h"
 #include "layers/tls/tls.h"
-
-enum { MEASURE_NS = 500000 };   /* for each figure */
 
 /* --- callbacks of the flows: each enters the connection, moves what can be moved, and leaves --- */
 
@@ -268,21 +265,9 @@ static void tls_free(struct sl_tls *tls)
 	free(tls);
 }
 
-/* What is fastest on this processor, and how fast this instance is at what it does most, for whoever weighs instances.
- * Some milliseconds. */
-static struct sl_aead *aead_choose(struct sl_instance *inst)
-{
-	struct sl_aead *aead = NULL;
-
-	if (sl_measure_choose(NULL, MEASURE_NS, &aead, &inst->crypto))
-		return NULL;
-	sl_measure_handshakes(MEASURE_NS, &inst->crypto.handshakes);
-	return aead;
-}
-
 static int tls_fill(struct sl_tls *tls)
 {
-	struct sl_aead *aead = aead_choose(tls->inst);
+	struct sl_aead *aead = sl_tls_aead_choose(tls->inst);
 	const struct sl_pool_key *pool;
 	uint32_t len;
 	int err;
@@ -338,12 +323,14 @@ static int tls_init(struct sl_instance *inst)
 	sl_list_init(&tls->acks);
 	sl_timer_init(&tls->ack_timer, sl_tls_acks_fire);
 	sl_timer_init(&tls->relief_timer, sl_tls_relief_fire);
+	sl_timer_init(&tls->speed_timer, sl_tls_speed_fire);
 	err = tls_fill(tls);
 	if (err) {
 		tls_free(tls);
 		return err;
 	}
 	inst->layer_state = tls;
+	sl_tls_aead_watch(tls);
 	return 0;
 }
 
@@ -362,6 +349,7 @@ static void tls_stop(struct sl_instance *inst)
 		sl_tls_conn_abort(sl_container_of(tls->conns.next, struct sl_tls_conn, node), SL_ERROR_PEER_GONE);
 	sl_timer_cancel(&tls->ack_timer);
 	sl_timer_cancel(&tls->relief_timer);
+	sl_timer_cancel(&tls->speed_timer);
 	tls_free(tls);
 	inst->layer_state = NULL;
 }

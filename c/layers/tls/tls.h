@@ -128,7 +128,7 @@ struct sl_tls {
 	bool has_pool;
 	uint8_t plain[SL_RECORD_MAX], cipher[SL_RECORD_MAX];   /* one record each, private */
 	struct sl_list acks;         /* streams with something to acknowledge or to send later */
-	struct sl_timer ack_timer, relief_timer;
+	struct sl_timer ack_timer, relief_timer, speed_timer;
 	struct sl_tls_host *hosts;   /* [0] is the default */
 	unsigned nb_hosts;
 	struct sl_list conns;
@@ -195,6 +195,13 @@ void sl_tls_takeover_resumed(struct sl_tls_conn *c, const struct sl_flow_marks *
 void sl_tls_hand_over(struct sl_tls_conn *c);
 void sl_tls_relieve(struct sl_tls *tls);      /* draining: asks tcp to take all connections to others */
 void sl_tls_relief_fire(struct sl_timer *t);
+
+/* speed.c */
+/* What is fastest on this processor, and inst->crypto. Some milliseconds. NULL: no memory. */
+struct sl_aead *sl_tls_aead_choose(struct sl_instance *inst);
+/* From now on inst->crypto follows a device that fails, and it is tried again until it works. */
+void sl_tls_aead_watch(struct sl_tls *tls);
+void sl_tls_speed_fire(struct sl_timer *t);
 
 /* context.c */
 /* Reads the certificates and keys of the configuration, wipes the keys there. Returns 0 or -errno, reason recorded. */

@@ -209,15 +209,16 @@ class Manager:
             for slot, epoch in zip(instance.slots, report.routes_seen, strict=False):
                 self.actual = acknowledge(self.actual, slot.edge, instance.vm_id, epoch)
         if instance.vm_id in self._dead or (report and report.status.state is VmState.FAILED):
-            self._instance_failed(instance, report, "ended")
+            self._instance_failed(instance, report, "ended" if member and member.running else "failed")
         elif (report and instance.state is VmState.BOOTING and report.status.state is VmState.READY
               and report.status.protocol_layers == instance.layers):
             self.actual = self.actual.with_instance(self._probed(instance.to(VmState.READY)))
             self.events.note("ready", f"{instance} is ready", vm_id=instance.vm_id)
+            self._remember()       # nobody goes on with a start that was not done
         elif instance.state is VmState.BOOTING:
             age = time.monotonic() - self._started_at.get(instance.vm_id, 0.0)
-            patience = BOOT_STARVED if self.actor.runnable(instance.vm_id) else 1
-            if age > self.config.boot_timeout * patience:
+            late = age / self.config.boot_timeout
+            if late > BOOT_STARVED or (late > 1 and not self.actor.runnable(instance.vm_id)):
                 self._instance_failed(instance, report, f"was not ready within {age:.0f} s")
         elif instance.vm_id in self._silent:
             self._instance_failed(instance, report, "gave no heartbeat")
@@ -240,8 +241,9 @@ class Manager:
         words = "; ".join(known) or "; ".join(log_tail(self.run_dir / "log" / f"instance-{instance.vm_id}.log", 1))
         self.events.note("instance-failed", f"{instance} {how}{': ' if words else ''}{words}", vm_id=instance.vm_id)
         if not self.complete:
+            hint = "" if "its log is" in words else f"its log is {self.run_dir}/log/instance-{instance.vm_id}.log"
             raise InstanceError(f"{instance} {how} while the swarm was coming up{': ' if words else ''}{words}",
-                                vm_id=instance.vm_id, hint=f"its log: {self.run_dir}/log/instance-{instance.vm_id}.log")
+                                vm_id=instance.vm_id, hint=hint)
 
     def _fail(self, vm_id: int) -> None:
         instance = self.actual.instance(vm_id)

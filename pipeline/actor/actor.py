@@ -182,10 +182,9 @@ class Actor:
 
     def runnable(self, vm_id: int) -> bool:
         """Whether the instance only lacks a CPU."""
-        member = self.held.members.get(vm_id)
-        return member is not None and member.running is not None and member.running.process.runnable
+        return self._members.runnable(vm_id)
 
     def last_words(self, vm_id: int) -> str:
         """What is known of an instance's end besides its own report."""
         member = self.held.members.get(vm_id)
-        return member.running.why if member and member.running else ""
+        return member.why or (member.running.why if member.running else "") if member else ""

@@ -42,8 +42,7 @@ class Front:
         held = self._held
         router = held.router = self._new()
         self._tell(services)
-        for member in held.members.values():
-            self._port_restore(member, held.config.services)
+        self._ports_restore(held.config.services)
         self._know_nic(router.adopt() or await router.start())
         self._watch()
 
@@ -84,8 +83,7 @@ class Front:
         """Of a router that is there: other addresses, and instances that may send from them."""
         if self._held.router:
             self._tell(services)
-            for member in self._held.members.values():
-                self._port_restore(member, services)
+            self._ports_restore(services)
 
     def _tell(self, services: Iterable[Service]) -> None:
         assert self._held.router
@@ -123,13 +121,20 @@ class Front:
         if self._held.router and LayerId.TCP in instance.layers:
             self._held.router.port_remove(instance.vm_id)
 
-    def _port_restore(self, member: Member, services: Iterable[Service]) -> None:
-        """Of an instance that is there: with other addresses, or after another manager."""
+    def _ports_restore(self, services: Iterable[Service]) -> None:
+        """Of the instances that have one: with other addresses, or after another manager. One that is starting or being
+        plugged gets its port when that is done.
+        """
         router = self._held.router
         assert router
-        if LayerId.TCP in member.instance.layers:
-            declare = router.port_add_vhost if member.driver.vhost else router.port_restore
-            declare(member.instance.vm_id, _vips(services))
+        taps = router.taps()
+        for vm_id, member in self._held.members.items():
+            if not member.running or LayerId.TCP not in member.instance.layers:
+                continue
+            if member.driver.vhost:
+                router.port_add_vhost(vm_id, _vips(services))
+            elif vm_id in taps:
+                router.port_restore(vm_id, _vips(services))
 
 
 def _vips(services: Iterable[Service]) -> tuple[int, ...]:

@@ -24,18 +24,22 @@ from pipeline.policy.model import Instance, Slot
 
 @dataclass
 class Member:
-    """A started instance, with all that the manager holds of it."""
+    """An instance from when its start begins, with all that the manager holds of it. ``instance`` says what it has been
+    given, not what it is to be given: while it starts it has no layer, no seats and no port, and is not ``running``.
+    """
 
     instance: Instance
     driver: Driver
     fds: InstanceFds
     control: ControlRegion
     seats: tuple[Slot, ...] = ()     # its edges, in the order of its assignment
+    starting: asyncio.Task[None] | None = None
     running: Running | None = None
     watcher: asyncio.Task[None] | None = None
     plugging: asyncio.Task[None] | None = None
     allowance: float = 1.0           # as in VMStatus, when last looked at
     allowance_at: float = -inf
+    why: str = ""                    # it is not running
 
     @property
     def equipable(self) -> bool:

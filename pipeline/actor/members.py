@@ -62,7 +62,7 @@ class Members:
         """Lets go of all; they go on."""
         asyncio.get_running_loop().remove_reader(self._doorbells)
         for member in self._held.members.values():
-            for task in (member.watcher, member.plugging):
+            for task in (member.starting, member.watcher, member.plugging):
                 if task:
                     task.cancel()
             if member.running:
@@ -78,13 +78,17 @@ class Members:
             return
         member = self._add(instance, fds)
         member.seats = instance.slots
-        pid = instance.pid or self._pid_of(instance.vm_id)
-        key = keys.GRANTS.format(instance.vm_id)
-        grants = held.holder.fd_get(key)[0] if key in held.holder.fd_list() else -1
-        member.running = await member.driver.adopt(fitting.spec(held, member, instance), pid, grants) if pid else None
-        if member.running and instance.state is not VmState.BOOTING:      # a start that was cut off is not gone on with
+        spec = fitting.spec(held, member, instance)
+        if instance.state is VmState.BOOTING:
+            member.why = "a former manager did not live to start it"       # and nobody goes on with that
+        elif instance.pid:
+            key = keys.GRANTS.format(instance.vm_id)
+            grants = held.holder.fd_get(key)[0] if key in held.holder.fd_list() else -1
+            member.running = await member.driver.adopt(spec, instance.pid, grants)
+        if member.running:
             member.watcher = asyncio.create_task(self._watch(member))
         else:
+            await member.driver.abandon(spec)
             self._on_end(instance.vm_id)
 
     async def adopt_accelerators(self) -> None:
@@ -96,9 +100,13 @@ class Members:
             if layers := held.members[vm_id].instance.layers:
                 held.placer.instance(vm_id, layers[0], one.pid, held.accelerators.device(vm_id))
 
-    def _pid_of(self, vm_id: int) -> int | None:
-        """Of an instance whose start the former manager did not live to note."""
-        return next((p.pid for p in processes.find(self._held.run_dir) if f"--vm-id={vm_id}" in p.argv), None)
+    def runnable(self, vm_id: int) -> bool:
+        """Whether the instance only lacks a CPU."""
+        member = self._held.members.get(vm_id)
+        if member is None or member.running:
+            return member is not None and member.running is not None and member.running.process.runnable
+        starting = processes.of_instance(self._held.run_dir, vm_id)
+        return not starting or any(p.runnable for p in starting)     # none yet: it waits for what others prepare
 
     def _rung(self, vm_id: int) -> None:
         member = self._held.members.get(vm_id)
@@ -125,18 +133,24 @@ class Members:
 
     async def start(self, instance: Instance) -> None:
         held, vm_id = self._held, instance.vm_id
-        member = self._add(replace(instance, layers=(), slots=()), held.holder.instance_add(vm_id))
+        retracts = instance.driver is not DriverName.QEMU
+        member = self._add(replace(instance, layers=(), slots=()), held.holder.instance_add(vm_id, retracts=retracts))
         member.control.format(trace_every=self._trace_every, spin_us=0)
+        member.starting = asyncio.create_task(self._launch(member, instance))
+
+    async def _launch(self, member: Member, instance: Instance) -> None:
+        """Nobody waits for it: a machine may take long to boot, or never do it, and others may need the manager."""
+        held, vm_id = self._held, instance.vm_id
         try:
             member.running = await member.driver.start(fitting.spec(held, member, instance))
-        except LaunchError:
-            self._forget(vm_id)
-            raise
-        if member.running.grants >= 0:
-            held.holder.fd_put(keys.GRANTS.format(vm_id), [member.running.grants])
-        member.watcher = asyncio.create_task(self._watch(member))
-        if instance.layers:
-            self._give(member, instance)
+            if member.running.grants >= 0:
+                held.holder.fd_put(keys.GRANTS.format(vm_id), [member.running.grants])
+            member.watcher = asyncio.create_task(self._watch(member))
+            if instance.layers:
+                self._give(member, instance)
+        except Exception as error:       # whatever it is: nobody else would tell that it does not come
+            member.why = error.explain() if isinstance(error, SwarmlineError) else repr(error)
+            self._on_end(vm_id)
 
     def _add(self, instance: Instance, fds: InstanceFds) -> Member:
         clock = GuestClock() if instance.driver is DriverName.QEMU else None
@@ -156,6 +170,10 @@ class Members:
     async def assign(self, instance: Instance) -> None:
         """Another layer, or a first one."""
         member = self._held.members[instance.vm_id]
+        if member.starting:
+            await asyncio.wait([member.starting])        # a warm one may say that it is ready before its start is done
+        if member.running is None:
+            raise LaunchError(f"{instance} did not start", argv=(), vm_id=instance.vm_id)
         if member.instance.layers:
             await self._take_away(member)
         self._give(member, instance)
@@ -240,9 +258,10 @@ class Members:
             return
         if member.plugging:
             member.plugging.cancel()
-        if member.watcher:
-            member.watcher.cancel()
-            await asyncio.wait([member.watcher])       # as it ends it lets go of the pidfd that is waited for below
+        for task in (member.starting, member.watcher):
+            if task:
+                task.cancel()
+                await asyncio.wait([task])       # as it ends it lets go of the pidfd that is waited for below
         if member.running:
             if instance.state is not VmState.FAILED:       # one that failed would not hear it
                 self.command(vm_id, Command.STOP)

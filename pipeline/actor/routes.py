@@ -55,13 +55,15 @@ class Routes:
             self._held.holder.instance_peers(vm_id, peers)
 
     def _with_states(self, wanted: Swarm) -> Iterable[Member]:
-        """Members with the state that they will have after this plan."""
+        """Members that have a layer, with the state that they will have after this plan. One that is starting is given
+        its layer later, whatever is wanted of it.
+        """
         for member in self._held.members.values():
             instance = wanted.instance(member.instance.vm_id)
-            if instance is not None and instance.incarnation == member.instance.incarnation:
+            if (instance is not None and member.instance.layers
+                    and instance.incarnation == member.instance.incarnation):
                 member.instance = instance
-                if instance.layers:
-                    yield member
+                yield member
 
     def _set_maglev(self, service: int, entries: Sequence[tuple[int, int]]) -> None:
         """Another table, made from the one that counts now (a former manager's, perhaps), so that as few new flows as

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import sys
 import time
@@ -32,6 +33,8 @@ def up(file: Annotated[Path, typer.Argument(help="Config file, for example examp
        run_dir: RunDir = RUN_DIR, as_json: Json = False) -> None:
     """Start a swarm, and end it again with Ctrl-C unless detached.
 
+    The logs of one that did not come up are kept beside RUN_DIR, in RUN_DIR.failed, until the next `up`.
+
     Example: swarmline up examples/https.toml --detach
     """
     config = preflight.config(file)
@@ -40,13 +43,20 @@ def up(file: Annotated[Path, typer.Argument(help="Config file, for example examp
     say: Callable[[str], None] = (lambda text: None) if as_json else (lambda text: print(text, flush=True))
     guests = preflight.guests(config)
     holder_client.start(run_dir)       # raises AlreadyRunning before anything is changed
+    kept = run_dir.with_name(f"{run_dir.name}.failed")
+    shutil.rmtree(kept, ignore_errors=True)
     try:
         _restore_hardware(run_dir)
         _reserve(run_dir, pages, guests.pages if guests else 0, say)
         _start_manager(run_dir, file)
         _wait_until_up(run_dir, say)
-    except BaseException:
+    except BaseException as error:
+        with suppress(OSError):
+            (run_dir / "log").rename(kept)         # `down` would remove what explains the failure
         _take_down(run_dir)
+        if isinstance(error, ApiError):
+            text, hint = (words.replace(f"{run_dir}/log/", f"{kept}/") for words in (str(error), error.hint))
+            raise ApiError(text, hint=hint, exit_code=error.exit_code) from None
         raise
     if as_json:
         print_json(call(run_dir, "GET", "/v1/status"))

@@ -17,6 +17,7 @@ from pipeline.host.router import PROGRAM_DPDK
 from pipeline.host.wishes import wishes
 from pipeline.instances.guests import Guests, check
 from pipeline.policy.config import Config, parse_config
+from pipeline.policy.model import Driver
 
 TUN = Path("/dev/net/tun")
 
@@ -75,7 +76,7 @@ def machine(value: Config) -> int:
 
 def guests(value: Config) -> Guests | None:
     """Image, memory and accelerator of virtual machines; None if there are none."""
-    return check(value.layers, value.app.root)
+    return check(value.layers, value.app.root, warm=value.warm.get(Driver.QEMU, 0))
 
 
 def _dpdk() -> None:

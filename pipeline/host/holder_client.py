@@ -151,8 +151,9 @@ class HolderClient:
 
     # ---- instances
 
-    def instance_add(self, vm_id: int) -> InstanceFds:
-        return self._instance("instance.add", vm_id)
+    def instance_add(self, vm_id: int, *, retracts: bool = True) -> InstanceFds:
+        """``retracts``: it can be told that it may no longer ring a peer, which QEMU can not."""
+        return self._instance("instance.add", vm_id, retracts=retracts)
 
     def instance_get(self, vm_id: int) -> InstanceFds:
         """The same descriptors as instance_add: adoption by a restarted manager."""
@@ -228,8 +229,8 @@ class HolderClient:
         reply, fds = self._call(op, **fields)
         return EdgeMemfd(reply["name"], reply["edge_id"], reply["len"], reply["huge"], fds[0])
 
-    def _instance(self, op: str, vm_id: int) -> InstanceFds:
-        reply, fds = self._call(op, vm_id=vm_id)
+    def _instance(self, op: str, vm_id: int, **fields: Any) -> InstanceFds:
+        reply, fds = self._call(op, vm_id=vm_id, **fields)
         return InstanceFds(_instance_facts(reply), *fds)
 
     def _ask(self, op: str, **fields: Any) -> wire.Message:

@@ -17,7 +17,8 @@ later: id of a peer     –            left
 ======================  ===========  =====================================================================
 
 One vector per peer. A peer is announced only to those that the manager lets ring it, and only while it is
-connected.
+connected. QEMU's device (7.2) frees a peer's doorbells when it left and uses them when the same peer joins again, so
+who is added with ``retracts`` false is told of no peer that left, and of each VMID once.
 
 State of an instance here: ``waiting -> connected -> gone``; never back. QEMU does not reconnect, and whoever
 connects to the socket of a dead instance is not that instance: a new start is a new VMID, or ``remove`` and
@@ -46,12 +47,13 @@ QUEUE_MAX = 2 * VM_MAX + 8    # messages: a greeting and as many changes again
 class Instance:
     """What is kept for one VMID: control region, doorbells, connection, peers."""
 
-    def __init__(self, vm_id: int, path: Path) -> None:
+    def __init__(self, vm_id: int, path: Path, retracts: bool) -> None:
         self.vm_id = vm_id
+        self.retracts = retracts            # it can forget a peer
         self.path = path
         self.state = "waiting"
         self.wanted: set[int] = set()       # peers that it may ring
-        self.known: set[int] = set()        # those of them that it has been told of
+        self.known: set[int] = set()        # those that it has been told of
         self.listener: socket.socket | None = None
         self.conn: socket.socket | None = None
         self.outbox: Outbox | None = None
@@ -112,13 +114,13 @@ class IvshmemServer:
         self._broken: list[tuple[Instance, str]] = []    # found while announcing; dropped afterwards
         self.instances: dict[int, Instance] = {}
 
-    def add(self, vm_id: int) -> Instance:
+    def add(self, vm_id: int, *, retracts: bool = True) -> Instance:
         """Makes the instance's region, doorbells and socket. Raises ValueError, OSError."""
         if not 1 <= vm_id < VM_MAX:
             raise ValueError(f"no VMID: {vm_id}")
         if vm_id in self.instances:
             raise ValueError(f"instance {vm_id} exists")
-        instance = Instance(vm_id, self._folder / f"{vm_id}.sock")
+        instance = Instance(vm_id, self._folder / f"{vm_id}.sock", retracts)
         self.instances[vm_id] = instance
         assert instance.listener
         self._selector.register(instance.listener, selectors.EVENT_READ, lambda _: self._accept(instance))
@@ -208,7 +210,7 @@ class IvshmemServer:
             self._send(instance, peer_id, peer.doorbell)
 
     def _tell_left(self, instance: Instance, peer_id: int) -> None:
-        if peer_id in instance.known:
+        if peer_id in instance.known and instance.retracts:
             instance.known.discard(peer_id)
             self._send(instance, peer_id)
 

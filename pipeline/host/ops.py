@@ -10,7 +10,7 @@ edge.create        name, edge_id, len        name, edge_id, len, huge; memfd ``s
 edge.get           edge_id                   the same
 edge.remove        edge_id
 edge.list                                    edges
-instance.add       vm_id                     vm_id, socket, state, connected, peers; control region, its
+instance.add       vm_id, retracts           vm_id, socket, state, connected, peers; control region, its
                                              doorbell, the manager's doorbell for it
 instance.get       vm_id                     the same
 instance.peers     vm_id, peers              exactly those that it may ring, besides the manager
@@ -137,7 +137,7 @@ class Ops:
         return {"edges": [edge.facts() for edge in self._edges.values()]}, []
 
     def _op_instance_add(self, request: wire.Message, _fds: Fds) -> Reply:
-        instance = self._ivshmem.add(int(request["vm_id"]))
+        instance = self._ivshmem.add(int(request["vm_id"]), retracts=bool(request.get("retracts", True)))
         return self._facts(instance), instance.fds
 
     def _instance(self, request: wire.Message) -> Instance:

@@ -138,6 +138,11 @@ def find(run_dir: Path) -> list[Process]:
             and (process := Process.of(pid)) and word in process.argv and not _front_end(process)]
 
 
+def of_instance(run_dir: Path, vm_id: int) -> list[Process]:
+    """Those of one instance: it, and while it starts what starts it."""
+    return [process for process in find(run_dir) if f"--vm-id={vm_id}" in process.argv]
+
+
 def _front_end(process: Process) -> bool:
     """A command of somebody at a terminal (`swarmline events -f`, `up` in the foreground) is no part of the swarm."""
     return any(Path(word).name == "swarmline" for word in process.argv[:2])

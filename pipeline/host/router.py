@@ -39,6 +39,7 @@ ROUTER_UID = 699_999           # user and group; those of instances begin above
 START_TIMEOUT = 10.0           # seconds until a new router answers
 RETRY = 0.01
 COUNTERS_KEY = "router-counters"
+TAP_KEY = "tap-"               # and the VMID
 
 
 @dataclass(frozen=True)
@@ -137,9 +138,7 @@ class Router:
         except RouterError:
             return None
         self.process = Process.of(facts.pid)
-        known = {int(key.removeprefix("tap-")) for key in self._holder.fd_list() if key.startswith("tap-")}
-        known |= vhost.folders(self._spec.run_dir)
-        for vm_id in known - set(self._ports):
+        for vm_id in (self.taps() | vhost.folders(self._spec.run_dir)) - set(self._ports):
             self.port_remove(vm_id)
         return facts
 
@@ -200,7 +199,7 @@ class Router:
 
         The holder keeps a copy of the tap; the caller may close its own.
         """
-        self._holder.fd_put(f"tap-{vm_id}", [tap])
+        self._holder.fd_put(f"{TAP_KEY}{vm_id}", [tap])
         self._port_put(vm_id, _Port(_mask(slots), is_vhost=False), tap)
 
     def port_add_vhost(self, vm_id: int, slots: Iterable[int]) -> None:
@@ -219,12 +218,18 @@ class Router:
         if self._link.up:
             self._port_restore(vm_id)
 
+    def taps(self) -> set[int]:
+        """The VMIDs of instances whose tap is there. One that is starting has none yet."""
+        keys = (key.removeprefix(TAP_KEY) for key in self._holder.fd_list() if key.startswith(TAP_KEY))
+        return {int(vm_id) for vm_id in keys}
+
     def port_remove(self, vm_id: int) -> None:
-        """Forgets the instance's port, here, in the router and in the holder. The tap or socket is gone then."""
+        """Forgets the instance's port, here, in the router and in the holder. A tap is gone then; the folder of a
+        virtual machine stays as long as that, which may get another port.
+        """
         self._ports.pop(vm_id, None)
         self._removed.add(vm_id)
-        self._holder.fd_remove(f"tap-{vm_id}")
-        vhost.folder_remove(self._spec.run_dir, vm_id)
+        self._holder.fd_remove(f"{TAP_KEY}{vm_id}")
         with suppress(NoRouter):
             self._ports_del()
 
@@ -331,7 +336,7 @@ class Router:
         if self._ports[vm_id].is_vhost:
             self._port_add(vm_id)
             return
-        tap = self._holder.fd_get(f"tap-{vm_id}")[0]
+        tap = self._holder.fd_get(f"{TAP_KEY}{vm_id}")[0]
         try:
             self._port_add(vm_id, tap)
         finally:

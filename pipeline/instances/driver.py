@@ -13,7 +13,7 @@ from pathlib import Path, PurePath
 
 from pipeline.host.accelerators import Guest
 from pipeline.host.assignment import Assignment
-from pipeline.host.processes import Process, readable
+from pipeline.host.processes import Process, of_instance, readable
 from pipeline.host.tap import TapSpec
 from pipeline.policy.model import Driver as DriverName
 from pipeline.policy.model import Layer
@@ -147,8 +147,8 @@ class Driver(ABC):
 
     @abstractmethod
     async def adopt(self, spec: InstanceSpec, pid: int, grants: int) -> Running | None:
-        """The instance that runs as process ``pid`` since before this manager; None if it is gone. ``grants``: its
-        former ``Running.grants``, taken over.
+        """The instance that runs as process ``pid`` since before this manager. None: it is gone, or of no use, and then
+        nothing is left of it. ``grants``: its former ``Running.grants``, taken over.
         """
 
     @abstractmethod
@@ -162,6 +162,15 @@ class Driver(ABC):
         """Takes away what ``plug`` gave for its former assignment. The instance has let go of it already
         (``Report.assignment_seen``). Raises InstanceError, and then the instance is lost.
         """
+
+    async def abandon(self, spec: InstanceSpec) -> None:
+        """Ends what there is of an instance that is not ``Running``: its start was not done, or it can not be adopted.
+        Leaves nothing.
+        """
+        while left := of_instance(spec.run_dir, spec.vm_id):       # again: one may have started another meanwhile
+            for process in left:
+                process.kill()
+                await process.wait()
 
     async def stop(self, running: Running) -> None:
         """Ends an instance for good: kills it and waits. A polite end goes before, by SL_CMD_DRAIN and

@@ -34,12 +34,13 @@ class Guests:
         return f"virtual machines run without KVM (TCG), which is much slower: {self.choice.why}"
 
 
-def check(layers: Iterable[Layer], files: PurePath | None, folder: Path | None = None) -> Guests | None:
-    """None: no layer is made of virtual machines. ``files``: what `app` serves. Raises HostError for what is missing.
-    Takes some seconds at the first time.
+def check(layers: Iterable[Layer], files: PurePath | None, folder: Path | None = None, *,
+          warm: int = 0) -> Guests | None:
+    """None: there are no virtual machines. ``files``: what `app` serves. ``warm``: machines without a layer. Raises
+    HostError for what is missing. Takes some seconds at the first time.
     """
     machines = [layer for layer in layers if layer.driver is Driver.QEMU]
-    if not machines:
+    if not machines and not warm:
         return None
     if not shutil.which(PROGRAM):
         raise HostError(f"the program {PROGRAM} is not installed",
@@ -49,12 +50,14 @@ def check(layers: Iterable[Layer], files: PurePath | None, folder: Path | None =
     for layer in machines:
         if layer.id is LayerId.APP and files:
             files_fit(Path(files), layer.memory)
-    memory = sum(layer.instances * layer.memory for layer in machines)
-    number = sum(layer.instances for layer in machines)
+    # a warm one can become any of them
+    memory = (sum(layer.instances * layer.memory for layer in machines)
+              + warm * max((layer.memory for layer in machines), default=Layer.memory))
+    number = warm + sum(layer.instances for layer in machines)
     needed, there = memory + number * BESIDE, _available()
     if needed > there:
         raise HostError(f"{number} virtual machines need {needed >> 20} MiB of memory, {there >> 20} MiB are available",
-                        hint="lower `memory` or `instances` of the layers")
+                        hint="lower `memory` or `instances` of the layers, or `vms` in [pool]")
     return Guests(memory // HUGE_PAGE_LEN, accelerator(image))
 
 

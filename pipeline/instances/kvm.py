@@ -41,6 +41,8 @@ def accelerator(image: Image, device: Path = DEVICE, note: Path | None = None) -
 def _refused(device: Path) -> str:
     try:
         os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC))
+    except FileNotFoundError:
+        return f"there is no {device}: switch virtualisation on in the firmware, then `modprobe kvm_intel` or `kvm_amd`"
     except OSError as error:
         return f"{device}: {error.strerror}"
     return ""

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import socket
 import struct
 import subprocess
@@ -87,16 +86,21 @@ class ProcessDriver(Driver):
             running.grants = ends.grants.detach()
             return running
         except BaseException:
-            await asyncio.shield(launch.abandon())
+            await asyncio.shield(self._abandon(spec, launch))
             raise
         finally:
             ends.close()
+
+    async def _abandon(self, spec: InstanceSpec, launch: _Launch) -> None:
+        await self.abandon(spec)
+        await launch.reap()
 
     async def adopt(self, spec: InstanceSpec, pid: int, grants: int) -> Running | None:
         process = Process.of(pid)
         pidfd = process.open() if process and _is_instance(process, spec) else None
         if process is None or pidfd is None:
-            os.close(grants)
+            if grants >= 0:
+                os.close(grants)
             return None
         return Running(spec.vm_id, process, pidfd, spec.log_path, grants)
 
@@ -170,19 +174,11 @@ class _Launch:
             raise self._error(f"process {pid} is not {self._name}, though it was named as that")
         return Running(self._spec.vm_id, process, pidfd, self._spec.log_path)
 
-    async def abandon(self) -> None:
-        """Leaves nothing: the first process, and any that it made and that still carry its argv."""
-        first = self._first
-        if first is None:
-            return
-        if first.poll() is None:
-            first.kill()
-        word = f"--vm-id={self._spec.vm_id}"
-        for process in processes.find(self._spec.run_dir):
-            if word in process.argv:
-                process.kill(signal.SIGKILL)
-                await process.wait()
-        await self._first_exit()
+    async def reap(self) -> None:
+        """Of an attempt that failed, the first process, whatever it is doing."""
+        if self._first:
+            self._first.kill()
+            await self._first_exit()
 
     async def _first_exit(self) -> int:
         assert self._first

@@ -23,7 +23,7 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
@@ -49,7 +49,6 @@ from pipeline.policy.model import Layer
 
 FILES = PurePath("/srv")      # where a guest has the folder that its layer serves
 BOOTED = '"event":"booted"'      # what the guest says then
-TEMPLATE_TIMEOUT = 60.0       # seconds to boot, on a machine that has much else to do
 MONITOR_TIMEOUT = 10.0        # seconds until QEMU has made the machine
 log = structlog.get_logger()
 
@@ -139,6 +138,8 @@ class QemuDriver(Driver):
                 if not template.there:
                     await self._make(template, spec, image)
             return await self._restore(template, spec, image)
+        except LaunchError:
+            raise                  # it would be no better without
         except (InstanceError, OSError, TimeoutError) as error:
             log.warning("a machine is booted, as its template is of no use", vm_id=spec.vm_id, why=str(error))
             template.remove()
@@ -154,18 +155,22 @@ class QemuDriver(Driver):
             launch.spawn()
             running = await launch.running()
             try:
-                await _booted(running)
-                await running.monitor.save(state)
+                booted = await _booted(running)
+                if booted:
+                    await running.monitor.save(state)
             finally:
                 await self.stop(running)
-            await asyncio.to_thread(template.keep, memory, spec.memory, state)
+            if not booted:
+                raise LaunchError(f"its guest ended: {running.why}", argv=(), vm_id=spec.vm_id,
+                                  log_lines=processes.log_tail(spec.log_path))
+            await _to_its_end(template.keep, memory, spec.memory, state)
 
     async def _restore(self, template: Template, spec: InstanceSpec, image: Image) -> QemuRunning:
         with ExitStack() as ours, ExitStack() as stack:
             state = os.open(template.state, os.O_RDONLY | os.O_CLOEXEC)
             ours.callback(os.close, state)
             launch = _Launch(spec, image, Accelerator.TCG, stack)
-            await asyncio.to_thread(template.pour, launch.memory_fd, spec.memory)
+            await _to_its_end(template.pour, launch.memory_fd, spec.memory)
             launch.spawn(incoming=True)
             running = await launch.running()
             try:
@@ -190,8 +195,7 @@ class QemuDriver(Driver):
         try:
             await running.monitor.connect(running.socket_path, MONITOR_TIMEOUT)
         except InstanceError:              # of no use to anybody any more
-            running.kill()
-            running.close()
+            await self.stop(running)
             return None
         return running
 
@@ -213,13 +217,14 @@ class QemuDriver(Driver):
         if outfit.tap:
             await running.monitor.unplug_interface()
 
+    async def abandon(self, spec: InstanceSpec) -> None:
+        await super().abandon(spec)
+        _clean_up(_monitor_path(spec), spec.vm_id)
+
     async def stop(self, running: Running) -> None:
         assert isinstance(running, QemuRunning)
         await super().stop(running)
-        running.socket_path.unlink(missing_ok=True)
-        run_dir = running.socket_path.parents[1]
-        cgroups.leave(run_dir, running.vm_id)
-        vhost.folder_remove(run_dir, running.vm_id)
+        _clean_up(running.socket_path, running.vm_id)
 
 
 class _Launch:
@@ -319,14 +324,25 @@ def _socket() -> socket.socket:
     return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
 
 
-async def _booted(running: QemuRunning) -> None:
-    """Returns when the machine waits for its doorbell device, and has done all that it can do before that."""
-    async with asyncio.timeout(TEMPLATE_TIMEOUT):
-        while BOOTED not in running.log_path.read_text(errors="replace"):
-            if not running.alive:
-                raise InstanceError("it ended", vm_id=running.vm_id)
-            await asyncio.sleep(0.02)
+async def _booted(running: QemuRunning) -> bool:
+    """Returns when the machine waits for its doorbell device, and has done all that it can do before that; False: when
+    it has ended. How long that may take, whoever wants the machine decides.
+    """
+    while BOOTED not in running.log_path.read_text(errors="replace"):
+        if not running.alive:
+            return False
+        await asyncio.sleep(0.02)
     await asyncio.sleep(0.05)
+    return True
+
+
+async def _to_its_end(step: Callable[..., object], *args: object) -> None:
+    """In a thread, and not left before it has ended, also when cancelled: the thread uses what is closed then."""
+    task = asyncio.create_task(asyncio.to_thread(step, *args))
+    try:
+        await asyncio.shield(task)
+    finally:
+        await asyncio.wait([task])
 
 
 def _template_of(spec: InstanceSpec, image: Image) -> Template:
@@ -350,6 +366,14 @@ def _initramfs(image: Image, spec: InstanceSpec) -> int:
     with open(fd, "wb", closefd=False) as file:
         file.write(data)
     return fd
+
+
+def _clean_up(monitor_path: Path, vm_id: int) -> None:
+    """What is left of a machine that has ended."""
+    monitor_path.unlink(missing_ok=True)
+    run_dir = monitor_path.parents[1]
+    cgroups.leave(run_dir, vm_id)
+    vhost.folder_remove(run_dir, vm_id)
 
 
 def _monitor_path(spec: InstanceSpec) -> Path:

@@ -79,6 +79,22 @@ def test_peers_are_exactly_those_set(holder: HolderClient, connect: Callable[[in
         holder.instance_peers(1, [0])
 
 
+def test_one_that_can_not_forget_is_told_of_each_peer_once(holder: HolderClient,
+                                                           connect: Callable[[int], Qemu]) -> None:
+    """QEMU's device would use what it has freed."""
+    holder.instance_add(1, retracts=False).close()
+    hub, peer = Qemu(holder.instance_get(1).facts.socket), connect(2)
+    hub.messages(5)
+    peer.messages(5)
+    for peers in ([2], [], [2]):
+        holder.instance_peers(1, peers)
+    assert hub.message() == (2, True)
+    peer.close()
+    until(lambda: state_of(holder, 2) == "gone")
+    assert hub.silent()
+    hub.close()
+
+
 def test_removed_instance_is_not_mistaken_for_the_next(holder: HolderClient,
                                                        connect: Callable[[int], Qemu]) -> None:
     hub, old = connect(1), connect(2)

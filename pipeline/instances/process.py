@@ -37,7 +37,6 @@ from pipeline.policy.model import Driver as DriverName
 
 PROGRAM = "swarmline-instance"
 UID_BASE = 700_000        # an instance is user and group UID_BASE + VMID, which no system has given out
-START_TIMEOUT = 5.0       # seconds until the instance's pid must be known
 
 
 @dataclass
@@ -73,16 +72,13 @@ class ProcessDriver(Driver):
 
     name = DriverName.PROCESS
 
-    def __init__(self, start_timeout: float = START_TIMEOUT) -> None:
-        self._start_timeout = start_timeout
-
     async def start(self, spec: InstanceSpec) -> Running:
         ends = _open_ends(spec)
         launch = _Launch(spec)
         try:
             launch.spawn(ends)
             ends.close_theirs()
-            running = await launch.instance(ends.pid_reader, self._start_timeout)
+            running = await launch.instance(ends.pid_reader)
             running.grants = ends.grants.detach()
             return running
         except BaseException:
@@ -154,13 +150,9 @@ class _Launch:
         except OSError as error:
             raise self._error(f"cannot run {self._argv[0]}: {error.strerror}") from error
 
-    async def instance(self, pid_reader: int, patience: float) -> Running:
-        """Waits for the end of the first process, at most so many seconds, and takes the pid that it left."""
-        try:
-            async with asyncio.timeout(patience):
-                status = await self._first_exit()
-        except TimeoutError:
-            raise self._error(f"{self._name} did not say its pid within {patience:g} s") from None
+    async def instance(self, pid_reader: int) -> Running:
+        """Waits for the end of the first process and takes the pid that it left."""
+        status = await self._first_exit()
         text = _read_text(pid_reader)       # complete: its writer has ended
         pid = int(text) if text.isdigit() and len(text) <= 10 else 0
         if status or not pid:

@@ -114,7 +114,6 @@ def _mac_of(name: str) -> bytes:
 @pytest.mark.usefixtures("programs")
 @pytest.mark.parametrize(("mode", "layer", "words", "status"), [
     ("exits", LayerId.TLS, "no such layer", 1),
-    ("hangs", LayerId.TLS, "did not say its pid within 0.5 s", None),
     ("dies", LayerId.TLS, "ended at once", None),
     ("lies", LayerId.TLS, "process 1 is not instance 3", None)])
 def test_instance_that_does_not_start(place: Callable[..., Place], monkeypatch: pytest.MonkeyPatch, mode: str,
@@ -124,14 +123,32 @@ def test_instance_that_does_not_start(place: Callable[..., Place], monkeypatch: 
     mine = place(layer=layer)
     before, links = set(os.listdir("/proc/self/fd")), socket.if_nameindex()
     with pytest.raises(LaunchError) as caught:
-        asyncio.run(mine.started(ProcessDriver(start_timeout=0.5 if mode == "hangs" else 10)))
+        asyncio.run(mine.started())
     error = caught.value
     assert words in str(error)
     assert error.exit_status == status
     assert error.vm_id == 3
     assert "--vm-id=3" in error.argv
     assert error.log_lines
-    assert [p for p in processes.find(mine.spec.run_dir) if "--vm-id=3" in p.argv] == []
+    assert processes.of_instance(mine.spec.run_dir, 3) == []
+    assert set(os.listdir("/proc/self/fd")) == before
+    assert socket.if_nameindex() == links
+
+
+@pytest.mark.usefixtures("programs")
+def test_instance_whose_start_is_cut_off(place: Callable[..., Place], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would never be done; whoever started it has waited long enough. Nothing is left."""
+    monkeypatch.setenv("SWARMLINE_FAKE", "hangs")
+    mine = place(layer=LayerId.TLS)
+    before, links = set(os.listdir("/proc/self/fd")), socket.if_nameindex()
+
+    async def cut_off() -> None:
+        async with asyncio.timeout(0.5):
+            await mine.started()
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(cut_off())
+    assert processes.of_instance(mine.spec.run_dir, 3) == []
     assert set(os.listdir("/proc/self/fd")) == before
     assert socket.if_nameindex() == links
 

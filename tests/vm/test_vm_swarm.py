@@ -47,7 +47,8 @@ MIXED: dict[str, Any] = {"layer.tls": {"driver": "qemu", "instances": 1}, "layer
 @pytest.fixture(scope="module")
 def whole(module_lab: Lab, images: Path) -> Iterator[Swarm]:
     few: dict[str, Any] = {f"layer.{layer}": {"instances": 1} for layer in ("tcp", "tls", "http")}
-    with swarm_made(module_lab, {"swarm": {"driver": "qemu", "drain_timeout": "3s"}, "pool": {"vms": 1}, **few}) as made:
+    machines = {"driver": "qemu", "drain_timeout": "3s"}
+    with swarm_made(module_lab, {"swarm": machines, "pool": {"vms": 1}, **few}) as made:
         yield made
 
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -34,7 +34,7 @@ def desired(actual: Swarm, intent: Intent, now: float) -> Swarm:
     deadline = now + intent.drain_timeout
     wanted = _changes(actual, wanted, intent, now)
     for layer in intent.layers:
-        wanted = _pool(actual, wanted, layer, intent, deadline)
+        wanted = _pool(actual, wanted, layer, intent, now)
     for instance in wanted.instances:
         if instance.layers and not any(layer.id in instance.layers for layer in intent.layers):
             wanted = _let_go(wanted, instance, deadline)
@@ -72,7 +72,7 @@ def _edges(actual: Swarm, services: Iterable[Service], layers: Sequence[Layer]) 
     return edges
 
 
-def _pool(actual: Swarm, wanted: Swarm, layer: Layer, intent: Intent, deadline: float) -> Swarm:
+def _pool(actual: Swarm, wanted: Swarm, layer: Layer, intent: Intent, now: float) -> Swarm:
     """``wanted`` with this layer's instances as they should be: so many, of the right revision, on the right
     edges. Those that are not are replaced: neither their settings nor their edges change under them.
     """
@@ -80,21 +80,24 @@ def _pool(actual: Swarm, wanted: Swarm, layer: Layer, intent: Intent, deadline: 
         edges = {edge.name for edge in wanted.edges if edge.side(instance.layers) is not None}
         return instance.revision == layer.revision and edges == {slot.edge for slot in instance.slots}
 
+    deadline = now + intent.drain_timeout
     pool = [i for i in wanted.pool(layer.id) if i.state is not VmState.DRAINING]
-    coming = sum(i.becomes is layer.id for i in wanted.instances)
+    others = [i for i in wanted.instances if i.becomes is layer.id]     # that drain, to come
     fit = [i for i in pool if i.vm_id not in intent.drain and fits(i)]
     fit.sort(key=lambda i: (-i.state, i.vm_id))     # the furthest on, then the oldest, may stay
     keep = fit[:layer.instances]
     rest = [i for i in pool if i not in keep]
-    now = [i for i in rest if i.vm_id in intent.drain or i.state is not VmState.ACTIVE or intent.force]
-    later = [i for i in rest if i not in now]
-    for instance in now:
+    at_once = [i for i in rest if i.vm_id in intent.drain or i.state is not VmState.ACTIVE or intent.force]
+    later = [i for i in rest if i not in at_once]
+    unneeded = others[max(layer.instances - len(keep), 0):]
+    wanted = _without(wanted, {i.vm_id for i in unneeded if _drained(i, now)})
+    for instance in at_once:
         wanted = _let_go(wanted, instance, deadline)
     for instance in keep:
         wanted = wanted.with_instance(replace(instance, state=VmState.ACTIVE))
 
-    missing = layer.instances - len(keep) - coming
-    room = layer.max - len(wanted.pool(layer.id)) - coming
+    missing = layer.instances - len(keep) - len(others)
+    room = layer.max - len(wanted.pool(layer.id)) - len(others)
     wanted = _start(actual, wanted, layer, min(missing, room))
     # Replacements come first. Where there is no room for them, one at a time makes room, down to `min`.
     floor = layer.instances if room >= missing else max(layer.min, layer.instances - 1)
@@ -112,7 +115,7 @@ def _start(actual: Swarm, wanted: Swarm, layer: Layer, count: int) -> Swarm:
     for _ in range(count):
         warm = next((i for i in wanted.instances if i.warm and i.driver is layer.driver), None)
         try:
-            wanted = _give(actual, wanted, warm or _new(actual, wanted, layer.driver), layer)
+            wanted = _give(actual, wanted, warm or _new(actual, wanted, layer.driver), layer, VmState.ACTIVE)
         except PlanError:
             break       # the places of those that left are not free yet; the next call tries again
     return wanted
@@ -133,11 +136,11 @@ def _with(wanted: Swarm, instance: Instance) -> Swarm:
     return replace(wanted, last_incarnation=max(instance.incarnation, wanted.last_incarnation))
 
 
-def _give(actual: Swarm, wanted: Swarm, instance: Instance, layer: Layer) -> Swarm:
+def _give(actual: Swarm, wanted: Swarm, instance: Instance, layer: Layer, state: VmState) -> Swarm:
     """``wanted`` in which this instance has that layer, and places of it. Raises PlanError if there are none."""
     slots = assign_slots((layer.id,), wanted.edges, taken_slots(actual) | taken_slots(wanted))
     return _with(wanted, replace(
-        instance, layers=(layer.id,), state=VmState.ACTIVE, slots=slots, revision=layer.revision,
+        instance, layers=(layer.id,), state=state, slots=slots, revision=layer.revision,
         incarnation=wanted.last_incarnation + 1, deadline=None, becomes=None, status=None))
 
 
@@ -155,21 +158,23 @@ def _changes(actual: Swarm, wanted: Swarm, intent: Intent, now: float) -> Swarm:
                                                   becomes=layer.id))
         elif instance.state is VmState.READY or _drained(instance, now):
             with suppress(PlanError):      # no place is free yet
-                wanted = _give(actual, wanted, instance, layer)
+                wanted = _give(actual, wanted, instance, layer, VmState.BOOTING)     # the layer decides who is to stay
     return replace(wanted, instances=tuple(i for i in wanted.instances if i.becomes or not _drained(i, now)))
 
 
 def _warm(actual: Swarm, wanted: Swarm, intent: Intent) -> Swarm:
     """``wanted`` with as many instances without a layer as are to be kept ready. They are always new ones: one that
-    has served a layer might carry a guest along that broke into it.
+    has served a layer might carry a guest along that broke into it. None is started while a layer waits for an
+    instance, which needs the CPUs more.
     """
+    active = {i.incarnation for i in actual.instances if i.state is VmState.ACTIVE}
+    waits = any(i.state is VmState.ACTIVE and i.incarnation not in active for i in wanted.instances)
     for driver, count in intent.warm.items():
         pool = [i for i in wanted.instances if not i.layers and i.driver is driver]
-        if LayerId.NONE not in intent.held:
+        if not waits and LayerId.NONE not in intent.held:
             for _ in range(count - len(pool)):
                 wanted = _with(wanted, _new(actual, wanted, driver))
-        gone = {i.vm_id for i in pool[count:]}
-        wanted = replace(wanted, instances=tuple(i for i in wanted.instances if i.vm_id not in gone))
+        wanted = _without(wanted, {i.vm_id for i in pool[count:]})
     return wanted
 
 
@@ -179,7 +184,11 @@ def _let_go(wanted: Swarm, instance: Instance, deadline: float) -> Swarm:
         return wanted
     if instance.state is VmState.ACTIVE:
         return wanted.with_instance(replace(instance.to(VmState.DRAINING), deadline=deadline))
-    return replace(wanted, instances=tuple(i for i in wanted.instances if i.vm_id != instance.vm_id))
+    return _without(wanted, {instance.vm_id})
+
+
+def _without(wanted: Swarm, vm_ids: Collection[int]) -> Swarm:
+    return replace(wanted, instances=tuple(i for i in wanted.instances if i.vm_id not in vm_ids))
 
 
 def _routing(actual: Swarm, wanted: Swarm, now: float) -> RoutingTable:

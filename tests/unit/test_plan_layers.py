@@ -8,6 +8,7 @@ from unit.plan_world import APP, HTTP, INTENT, LAYERS, TCP, TLS, World, kinds
 
 from pipeline.errors import PlanError
 from pipeline.policy.actions import (
+    ActivateInstance,
     AssignInstance,
     DrainInstance,
     SetRoutes,
@@ -28,17 +29,21 @@ def warm_of(world: World) -> list[Instance]:
     return [i for i in world.actual.instances if not i.layers]
 
 
-def test_a_layer_that_grows_takes_a_warm_one_and_the_pool_is_filled_again() -> None:
+def test_a_layer_that_grows_takes_a_warm_one_and_then_the_pool_is_filled_again() -> None:
+    """Not before: what starts takes the CPUs from the one that is waited for."""
     world = World(WARM)
     world.settle()
     ready = warm_of(world)
     assert len(ready) == 2
     world.scale(TLS, 3)
-    actions = world.act()
-    assert kinds(actions) == [AssignInstance, StartInstance]
-    (taken,) = (a.instance for a in actions if isinstance(a, AssignInstance))
+    (assign,) = world.act()
+    assert isinstance(assign, AssignInstance)
+    taken = assign.instance
     assert taken.vm_id in {i.vm_id for i in ready} and taken.layers == (TLS,)
-    (filled,) = (a.instance for a in actions if isinstance(a, StartInstance))
+    assert not world.act()
+    world.happen()
+    assert kinds(world.act()) == [ActivateInstance, SetRoutes]
+    (filled,) = (a.instance for a in world.act() if isinstance(a, StartInstance))
     assert filled.layers == ()
     world.settle()
     assert taken.vm_id in world.flowing(TLS)
@@ -115,6 +120,31 @@ def test_change_of_the_last_one_needs_force(world: World) -> None:
     world.settle()
     assert last.vm_id in world.flowing(APP)
     assert len(world.flowing(TCP)) == 1
+
+
+def test_change_to_a_layer_that_wants_it_no_more(world: World) -> None:
+    """The one that serves is not let go for it, though it came later."""
+    world.scale(APP, 1)
+    world.settle()
+    walker, (serving,) = world.pool(TLS)[0], world.pool(APP)
+    assert walker.vm_id < serving.vm_id
+    world.change(walker.vm_id, APP)
+    world.act()
+    world.scale(APP, 1)
+    world.settle()
+    assert world.flowing(APP) == {serving.vm_id}
+    assert world.actual.instance(walker.vm_id) is None
+
+
+def test_change_to_a_layer_that_is_full(world: World) -> None:
+    """It does not wait for ever for a place that nobody leaves."""
+    world.scale(TLS, 4)
+    world.settle()
+    walker = world.pool(APP)[0]
+    world.intent = replace(world.intent, change={walker.vm_id: TLS})
+    world.settle()
+    assert walker.vm_id not in world.flowing(TLS) and len(world.flowing(TLS)) == 4
+    assert world.actual.instance(walker.vm_id) is None
 
 
 def test_a_warm_one_that_is_named_is_the_one() -> None:

@@ -85,11 +85,7 @@ class Manager:
         self.intent = intent_of(self.config, self.actor.open())
         try:
             if (former := self.actor.recall()) is not None:
-                self.events.note("adopted", f"took over {len(former.instances)} instances of a former manager")
-                self.actual, self.complete = former, True
-                self._probes.note(former, former.routing)
-                self.intent = replace(self.intent, layers=scaled_as(self.intent.layers, former.layers))
-                await self.actor.adopt(former)
+                await self._adopt(former)
             else:
                 for remark in await self.actor.prepare():
                     self.events.note("driver", remark)
@@ -100,10 +96,18 @@ class Manager:
         finally:
             self.actor.close()
 
+    async def _adopt(self, former: Swarm) -> None:
+        self.events.note("adopted", f"took over {len(former.instances)} instances of a former manager")
+        self.actual, self.complete = former, True
+        self._probes.note(former, former.routing)
+        self.intent = replace(self.intent, layers=scaled_as(self.intent.layers, former.layers))
+        await self.actor.adopt(former)
+
     async def _sleep(self) -> None:
         waits = [asyncio.create_task(self._wake.wait()), asyncio.create_task(self.ended.wait())]
         soon = any(i.state is VmState.READY and not i.linked for i in self.actual.instances)
-        await asyncio.wait(waits, timeout=PROBE_TURN if soon else TURN, return_when=asyncio.FIRST_COMPLETED)
+        turn = min(PROBE_TURN if soon else TURN, self._heartbeats.look_in)
+        await asyncio.wait(waits, timeout=turn, return_when=asyncio.FIRST_COMPLETED)
         for task in waits:
             task.cancel()
 

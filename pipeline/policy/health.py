@@ -22,6 +22,7 @@ LONGEST_DELAY = 30.0
 class Heartbeats:
     """Finds instances that went silent, and does not blame them for a machine that stood still as a whole."""
 
+    look_in: float = SILENCE     # seconds from the last look until somebody who says nothing more would be silent
     _last_look: float = 0.0
     _judge_from: float = 0.0
 
@@ -33,9 +34,12 @@ class Heartbeats:
         if now - self._last_look > OWN_PAUSE:
             self._judge_from = now + SILENCE
         self._last_look = now
+        ages = {vm_id: now - beat for vm_id, beat in beats}
+        waits = [max(SILENCE - age, self._judge_from - now) for age in ages.values()]
+        self.look_in = min((wait for wait in waits if wait > 0), default=SILENCE)
         if now < self._judge_from:
             return set()
-        late = {vm_id: now - beat for vm_id, beat in beats if now - beat > SILENCE}
+        late = {vm_id: age for vm_id, age in ages.items() if age > SILENCE}
         return {vm_id for vm_id, age in late.items() if age > STARVED or not runnable(vm_id)}
 
 

@@ -44,7 +44,7 @@ from pipeline.policy.routing import is_news
 def diff(actual: Swarm, wanted: Swarm, *, force: bool = False) -> tuple[Action, ...]:
     """The actions, in order, that can be done now to turn ``actual`` into ``wanted``. Pure; diff(x, x) == ().
 
-    In: edges, router, instances from the back of the chain to its front, then routes, services, classifier.
+    In: edges, router, routes, services, classifier, then instances from the back of the chain to its front.
     Out: the classifier first, routes before drains, instances from the front to the back, then edges, then
     the router.
 
@@ -103,8 +103,6 @@ def _ins(actual: Swarm, wanted: Swarm, moves: _Moves) -> Iterator[Action]:
     yield from (CreateEdge(e) for e in wanted.edges if e not in actual.edges)
     if wanted.router and not actual.router:
         yield StartRouter()
-    yield from (AssignInstance(new) for old, new in moves.assign if not old.layers)
-    yield from (StartInstance(replace(i, state=VmState.DEFINED)) for i in moves.start)
     yield from (ActivateInstance(old) for old, new in reversed(moves.steps)
                 if new.state is VmState.ACTIVE and can_activate(old))
     if is_news(actual.routing, wanted.routing):
@@ -114,6 +112,9 @@ def _ins(actual: Swarm, wanted: Swarm, moves: _Moves) -> Iterator[Action]:
         yield SetServices(wanted.services)
     if wanted.classifier and wanted.classifier != actual.classifier:
         yield AttachClassifier(wanted.classifier)
+    # last, as it takes its time: those around a dead one hear of it before another has started
+    yield from (AssignInstance(new) for old, new in moves.assign if not old.layers)
+    yield from (StartInstance(replace(i, state=VmState.DEFINED)) for i in moves.start)
 
 
 def _outs(actual: Swarm, wanted: Swarm, moves: _Moves) -> Iterator[Action]:

@@ -199,6 +199,27 @@ static void last_words_of_a_dead_peer_count(void **state)
 	last_words(*state, gone_by_page);
 }
 
+/* It was only stopped: it goes on in the middle of what it did, and knows of nothing. Until it is killed it may. */
+static void who_wakes_up_after_it_was_given_up_is_not_heard(void **state)
+{
+	struct pair *p = *state;
+	struct sl_flow *f = flow_open(p);
+
+	sl_flow_write(f, "abc", 3);
+	pair_settle(p);
+	gone_by_page(p->front.edge);
+	assert_int_equal(front.overs, 1);
+	assert_int_equal(front.status, SL_ERROR_PEER_GONE);
+	sl_flow_write(back.flow, "answer", 6);
+	sl_flow_fin(back.flow);
+	pair_settle(p);
+	assert_int_equal(front.len, 0);
+	assert_int_equal(front.overs, 1);
+	assert_int_equal(p->front.counters[SL_CNT_QUARANTINED], 0);
+	assert_int_equal(sl_flow_open(p->front.edge, 0, "hello", 5, 0, NULL, &f), -ENETUNREACH);
+	assert_int_equal(p->front.edge->nb_free_small, p->g.nb_small);
+}
+
 static void a_new_owner_of_the_slot_starts_clean(void **state)
 {
 	struct pair *p = *state;
@@ -325,6 +346,7 @@ int main(void)
 		T(echo_and_end), T(big_body_through_small_window), T(fin_waits_behind_bytes), T(ids_are_used_again),
 		T(full_ring_and_empty_arena_wait), T(peer_dies), T(pending_is_told_from_in_progress),
 		T(last_words_of_a_dead_peer_count), T(a_new_owner_of_the_slot_starts_clean),
+		T(who_wakes_up_after_it_was_given_up_is_not_heard),
 		T(entries_are_there_in_their_lap), T(wish_to_end_reaches_the_back), T(sleeper_is_rung_once),
 		T(draw_follows_weights),
 	};

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from os import close, pidfd_open
@@ -26,6 +26,8 @@ from pipeline.errors import SwarmlineError
 from pipeline.host.processes import log_tail
 
 T = TypeVar("T")
+FOUND = 0.5  # seconds until a stalled instance is found
+TRIES = 4  # what else the machine does may make a manager late; it can not make it early
 SWARMLINE = str(Path(sys.executable).with_name("swarmline"))
 INDEX = b"<!doctype html><title>a swarm under test</title>\n" * 20
 
@@ -49,6 +51,24 @@ def kill(pid: int) -> None:
         select.select([pidfd], [], [], 5)
     finally:
         close(pidfd)
+
+
+def stalled(swarm: "Swarm", layer: str, count: int, timeout: float = 10.0) -> float:
+    """Stops one of so many instances until it is found and replaced. Returns the seconds until it was found."""
+    victim = swarm.eventually_active(layer, count, timeout)[0]
+    since = time.time()
+    pidfd = pidfd_open(victim["pid"])
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGSTOP)
+        event = eventually(lambda: swarm.failed(victim["vm_id"]), f"{layer} instance {victim['vm_id']} is found")
+        with suppress(ProcessLookupError):  # it is dead already, or wakes up again
+            signal.pidfd_send_signal(pidfd, signal.SIGCONT)
+    finally:
+        close(pidfd)
+    assert "gave no heartbeat" in event["text"]
+    swarm.eventually_active(layer, count, timeout)
+    assert victim["vm_id"] not in swarm.pids()
+    return float(event["time"]) - since
 
 
 def toml(tables: Mapping[str, Any]) -> str:
@@ -150,6 +170,11 @@ class Swarm:
     def events(self, kind: str) -> list[str]:
         found = call(self.run_dir, "GET", "/v1/events")["events"]
         return [event["text"] for event in found if event["kind"] == kind]
+
+    def failed(self, vm_id: int) -> dict[str, Any] | None:
+        """The event that tells that this instance failed."""
+        found = call(self.run_dir, "GET", "/v1/events")["events"]
+        return next((e for e in found if e["kind"] == "instance-failed" and e["fields"].get("vm_id") == vm_id), None)
 
     def instances(self, layer: str = "", state: str = "active") -> list[dict[str, Any]]:
         return [

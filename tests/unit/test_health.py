@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Silent instances and crash loops."""
 
+import pytest
+
 from pipeline.policy.health import FIRST_DELAY, LONGEST_DELAY, SHORT_LIFE, SILENCE, STARVED, CrashLoops, Heartbeats
 from pipeline.policy.model import LayerId
 
@@ -17,6 +19,17 @@ def looks(until: float, beats: dict[int, float]) -> set[int]:
 def test_silence_is_found_in_time() -> None:
     assert looks(101.05, {1: 101.0, 2: 100.4}) == {2}
     assert looks(101.05, {1: 101.0, 2: 101.05 - SILENCE + 0.05}) == set()
+
+
+@pytest.mark.parametrize("last_beat", [100.0 + n * 0.013 for n in range(16)])
+def test_a_look_comes_when_somebody_becomes_silent(last_beat: float) -> None:
+    """However the looks lie: five each second, and the one that ``look_in`` asks for."""
+    heart, now, looks = Heartbeats(), 99.0, 0
+    while not heart.silent([(1, min(now - 0.05, last_beat)), (2, now - 0.05)], now):
+        now += min(0.2, heart.look_in)
+        looks += 1
+    assert 0 < now - last_beat - SILENCE < 0.002
+    assert looks < 20, "and no others"
 
 
 def test_nobody_is_blamed_for_a_pause_of_the_manager_itself() -> None:

@@ -114,7 +114,7 @@ def test_a_dead_instance_is_replaced_at_another_place(world: World) -> None:
     dead = world.pool(TLS)[0]
     world.actual = world.actual.with_instance(dead.to(VmState.FAILED))
     actions = world.act()
-    assert kinds(actions) == [StartInstance, SetRoutes, StopInstance]
+    assert kinds(actions) == [SetRoutes, StartInstance, StopInstance]
     assert dead.vm_id not in world.routed()
     (new,) = world.pool(TLS, VmState.BOOTING)
     assert new.vm_id == 8
@@ -215,7 +215,7 @@ def test_a_service_keeps_its_index(world: World) -> None:
 
 def test_a_layer_that_nobody_needs_drains_and_takes_its_edges_along(world: World) -> None:
     world.intent = replace(INTENT, services=(PLAIN,), layers=tuple(p for p in LAYERS if p.id is not TLS))
-    assert kinds(world.act()) == [StartInstance, SetRoutes, SetServices, DrainInstance]
+    assert kinds(world.act()) == [SetRoutes, SetServices, StartInstance, DrainInstance]
     assert {i.layers[0] for i in world.actual.instances if i.state is VmState.DRAINING} == {TLS}
     assert {e.name for e in world.actual.edges} == {"tcp-tls", "tls-http", "tcp-http", "http-app"}
     world.settle()

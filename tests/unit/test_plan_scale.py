@@ -107,7 +107,7 @@ def test_drain_is_replaced(world: World) -> None:
     gone = world.pool(TLS)[0].vm_id
     world.intent = replace(world.intent, drain=frozenset({gone}))
     actions = world.act()
-    assert kinds(actions) == [StartInstance, SetRoutes, DrainInstance]
+    assert kinds(actions) == [SetRoutes, StartInstance, DrainInstance]
     world.settle()
     assert gone not in {i.vm_id for i in world.actual.instances}
     assert len(world.flowing(TLS)) == 2
@@ -120,7 +120,7 @@ def test_the_last_active_one_is_not_drained(world: World) -> None:
         world.plan()
     assert "scale tcp=2" in caught.value.hint
     world.intent = replace(world.intent, force=True)
-    assert kinds(world.act()) == [StartInstance, SetRoutes, DrainInstance]
+    assert kinds(world.act()) == [SetRoutes, StartInstance, DrainInstance]
 
 
 def test_min_holds(world: World) -> None:

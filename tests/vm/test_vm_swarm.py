@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from functools import partial
@@ -14,7 +15,18 @@ from typing import Any
 import pytest
 from support.lab import Lab
 from system.clients import Load, curl
-from system.swarm_rig import INDEX, Swarm, eventually, kill, manager_of, swarm_made, swarm_prepared
+from system.swarm_rig import (
+    FOUND,
+    INDEX,
+    TRIES,
+    Swarm,
+    eventually,
+    kill,
+    manager_of,
+    stalled,
+    swarm_made,
+    swarm_prepared,
+)
 
 from pipeline.cli.client import call
 from pipeline.host import cgroups, cpio, debs, processes
@@ -143,6 +155,43 @@ def test_a_machine_is_killed_under_load(whole: Swarm) -> None:
         load.goes_on(20)
     assert not load.failures
     assert any(f"app instance {victim['vm_id']} " in text for text in whole.events("instance-failed"))
+
+
+def test_a_stopped_machine_is_found(whole: Swarm) -> None:
+    times: list[float] = []
+    with Load(whole.lab, connections=4, method="GET") as load:
+        while not times or (min(times) > FOUND and len(times) < TRIES):
+            times.append(stalled(whole, "app", 2, PATIENCE))
+        load.goes_on(20)
+    assert not load.failures
+    assert min(times) <= FOUND, f"found after {times} s"
+
+
+def pause(monitor: Path) -> None:
+    """Stops the machine's processors. QEMU listens to one at a time, so there must be no manager just then."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(PATIENCE)
+        sock.connect(str(monitor))
+        lines = sock.makefile("rw")
+        for command in ("qmp_capabilities", "stop"):
+            print(json.dumps({"execute": command}), file=lines, flush=True)
+            while "return" not in json.loads(lines.readline()):
+                pass
+
+
+def test_a_paused_machine_is_found(whole: Swarm) -> None:
+    """Its QEMU answers, only the guest stands."""
+    victim = whole.eventually_active("app", 2, PATIENCE)[0]["vm_id"]
+    former = whole.manager_pid()
+    with Load(whole.lab, connections=4, method="GET") as load:
+        kill(former)
+        pause(whole.run_dir / "instances" / f"{victim}.qmp")
+        eventually(lambda: manager_of(whole) not in (None, former), "another manager")
+        event = eventually(lambda: whole.failed(victim), f"instance {victim} is found", PATIENCE)
+        whole.eventually_active("app", 2, PATIENCE)
+        load.goes_on(20)
+    assert "gave no heartbeat" in event["text"]
+    assert not load.failures
 
 
 def test_the_only_first_layers_machine_is_killed(whole: Swarm) -> None:

@@ -96,7 +96,7 @@ def _pool(actual: Swarm, wanted: Swarm, layer: Layer, intent: Intent, now: float
     for instance in keep:
         wanted = wanted.with_instance(replace(instance, state=VmState.ACTIVE))
 
-    missing = layer.instances - len(keep) - len(others)
+    missing = 0 if layer.id in intent.held else layer.instances - len(keep) - len(others)
     room = layer.max - len(wanted.pool(layer.id)) - len(others)
     wanted = _start(actual, wanted, layer, min(missing, room))
     # Replacements come first. Where there is no room for them, one at a time makes room, down to `min`.

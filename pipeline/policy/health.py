@@ -13,7 +13,7 @@ from pipeline.policy.model import LayerId
 SILENCE = 0.45       # an instance publishes ten times a second; after this it is taken for dead
 STARVED = 3.0        # the same for one that could run if there were a CPU for it: late is not dead
 OWN_PAUSE = 0.3      # a longer pause between two looks is the looker's own: then nobody is judged for a while
-SHORT_LIFE = 10.0    # an instance that dies younger than this is a sign of a crash loop
+SHORT_LIFE = 3.0     # an instance that dies younger than this is a sign of a crash loop
 FIRST_DELAY = 0.2
 LONGEST_DELAY = 30.0
 

@@ -4,6 +4,7 @@
 An instance's start is held up as long as there is a file: in the place of the program there is a script that waits.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from support.lab import Lab
 from system.clients import Load, curl
 from system.swarm_rig import INDEX, Swarm, eventually, kill, manager_of, swarm_made
 
+from pipeline.cli.client import call
 from pipeline.host import processes
 
 pytestmark = [pytest.mark.root, pytest.mark.netns, pytest.mark.bpf, pytest.mark.timeout(60)]
@@ -110,15 +112,22 @@ def test_the_manager_dies(swarm: Swarm, gate: Path) -> None:
 
 
 def test_one_does_not_start(swarm: Swarm, gate: Path) -> None:
-    """It is said why, and tried again; nobody else notices."""
+    """It is said why, and tried again, ever later; nobody else notices."""
     with Load(swarm.lab, connections=4) as load:
         with there(gate / "refuse"):
             swarm.command("scale", "app=2")
-            eventually(lambda: any("refused" in t for t in swarm.events("instance-failed")), "it is told why")
+            eventually(lambda: len(swarm.events("crash-loop")) == 3, "it keeps dying")
         swarm.eventually_active("app", 2)
         load.goes_on(20)
     assert not load.failures
     assert not swarm.events("failed")
+    assert any("refused" in text for text in swarm.events("instance-failed"))
+    events = call(swarm.run_dir, "GET", "/v1/events")["events"]
+    loops = [n for n, event in enumerate(events) if event["kind"] == "crash-loop"]
+    for n in loops:
+        told = float(re.findall(r"started in ([0-9.]+) s", events[n]["text"])[0])
+        following = next(event for event in events[n:] if event["text"].startswith("start app"))
+        assert following["time"] - events[n]["time"] >= told
 
 
 def test_nobody_wants_it_any_more(swarm: Swarm, gate: Path) -> None:

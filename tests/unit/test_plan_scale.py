@@ -4,7 +4,7 @@
 from dataclasses import replace
 
 import pytest
-from unit.plan_world import INTENT, LAYERS, TCP, TLS, World, kinds
+from unit.plan_world import APP, INTENT, LAYERS, TCP, TLS, World, kinds
 
 from pipeline.errors import PlanError
 from pipeline.policy.actions import (
@@ -128,3 +128,17 @@ def test_min_holds(world: World) -> None:
     world.intent = replace(INTENT, layers=layers, drain=frozenset({world.pool(TLS)[0].vm_id}))
     with pytest.raises(PlanError, match="tls would have 1 active instances, allowed: at least 2"):
         world.plan()
+
+
+def test_a_layer_whose_instances_keep_dying_gets_none_for_a_while(world: World) -> None:
+    dead = world.pool(TLS)[0]
+    world.actual = world.actual.with_instance(dead.to(VmState.FAILED))
+    world.intent = replace(world.intent, held=frozenset({TLS}))
+    assert kinds(world.act()) == [SetRoutes, StopInstance]
+    world.scale(TLS, 3)
+    world.scale(APP, 3)
+    (start,) = (a for a in world.act() if isinstance(a, StartInstance))
+    assert start.instance.layers == (APP,), "the others do not wait with it"
+    world.intent = replace(world.intent, held=frozenset())
+    world.settle()
+    assert len(world.flowing(TLS)) == 3

@@ -20,6 +20,7 @@ from bench.disruption.history import Event
 from pipeline.cli.client import call
 from pipeline.errors import SwarmlineError
 from pipeline.host.classifier import Pins, pin_root
+from pipeline.policy.health import SHORT_LIFE
 from pipeline.policy.routing import disruption
 
 SWARMLINE = str(Path(sys.executable).with_name("swarmline"))  # of the environment that this runs in
@@ -39,7 +40,7 @@ ROUNDS = (*((kind,) for kind in KINDS[:7]), KINDS[7:])
 WHOLE_TIMEOUT = 30.0  # on top of the drain timeout
 LOOK = 0.01  # seconds between two looks at the status
 MANAGER_STALL = 5.0  # seconds
-AGE = 10.2  # seconds that a process lives before it is killed: quicker deaths are a crash loop, which backs off
+AGE = SHORT_LIFE + 0.2  # seconds that a process lives before it is killed: quicker deaths are a crash loop
 MANAGER_AGE = 2.2  # the same of the manager
 MANAGER_TURNS = 0.6  # seconds: what a new manager would change needlessly, it changes in its first turns
 

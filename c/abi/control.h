@@ -164,6 +164,14 @@ struct sl_crypto_figures {
 };
 _Static_assert(sizeof(struct sl_crypto_figures) == 24, "no implicit padding");
 
+/* The last peer that an instance quarantined */
+struct sl_shut_out {
+	__u16 vm_id;
+	__u16 why;       /* enum sl_counter */
+	__u32 count;     /* peers quarantined so far: the rest means something if it is not 0 */
+};
+_Static_assert(sizeof(struct sl_shut_out) == 8, "no implicit padding");
+
 /* Bits of hardware_affinity: what an instance has and is best with. */
 enum sl_hardware {
 	SL_HARDWARE_AES_NI = 0x1,       /* x86 AES instructions */
@@ -204,9 +212,10 @@ struct sl_vm_status {
 	__u64 latency[SL_LATENCY_MAX];   /* answers that took 2^n ... 2^(n + 1) µs; the first also less, the last also more. tcp: accept to
 					    first answer; tls: handshake; http, app: request to end of answer */
 	struct sl_crypto_figures crypto;   /* tls */
+	struct sl_shut_out shut_out;
 	__u8 text[SL_TEXT_LEN];      /* last error in words, zero-terminated */
 };
-_Static_assert(sizeof(struct sl_vm_status) == 768, "no implicit padding");
+_Static_assert(sizeof(struct sl_vm_status) == 776, "no implicit padding");
 
 enum sl_trace_point {
 	SL_TRACE_ACCEPT = 1,     /* tcp: connection accepted */

@@ -88,6 +88,8 @@ void sl_link_quarantine(struct sl_link *l, enum sl_counter why)
 	if (l->quarantined)
 		return;
 	e->ops->count(e, SL_CNT_QUARANTINED);
+	if (e->ops->shut_out)
+		e->ops->shut_out(e, l->vm_id, why);
 	l->quarantined = true;
 	l->weight = 0;
 	sl_alias_build(e);   /* out of the draw before its flows end: their callbacks may open others at once */

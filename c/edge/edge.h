@@ -71,6 +71,8 @@ struct sl_link {
 struct sl_edge_ops {
 	void (*count)(struct sl_edge *e, enum sl_counter c);   /* something was turned away */
 	uint64_t (*request_id)(struct sl_edge *e);             /* a fresh one */
+	/* A peer was quarantined, which was counted already. NULL: nobody asks. */
+	void (*shut_out)(struct sl_edge *e, uint16_t vm_id, enum sl_counter why);
 	/* Rings a peer in place of a write to its eventfd; true if it was rung. NULL: eventfds. For a guest, whose
 	 * doorbells are a device's. */
 	bool (*ring)(struct sl_edge *e, uint16_t vm_id);

@@ -90,6 +90,13 @@ static void edge_count(struct sl_edge *e, enum sl_counter c)
 	r->inst.counters[c]++;
 }
 
+static void edge_shut_out(struct sl_edge *e, uint16_t vm_id, enum sl_counter why)
+{
+	struct sl_runner *r = e->user;
+
+	r->inst.shut_out = (struct sl_shut_out){vm_id, (uint16_t)why, r->inst.shut_out.count + 1};
+}
+
 static uint64_t edge_request_id(struct sl_edge *e)
 {
 	struct sl_runner *r = e->user;
@@ -104,8 +111,9 @@ static bool edge_ring(struct sl_edge *e, uint16_t vm_id)
 	return sl_guest_ring(r->guest, vm_id);
 }
 
-static const struct sl_edge_ops edge_ops = {.count = edge_count, .request_id = edge_request_id};
-static const struct sl_edge_ops guest_edge_ops = {.count = edge_count, .request_id = edge_request_id, .ring = edge_ring};
+static const struct sl_edge_ops edge_ops = {.count = edge_count, .request_id = edge_request_id, .shut_out = edge_shut_out};
+static const struct sl_edge_ops guest_edge_ops = {.count = edge_count, .request_id = edge_request_id, .shut_out = edge_shut_out,
+	.ring = edge_ring};
 
 int sl_edge_take(struct sl_runner *r, unsigned n, int fd)
 {
@@ -300,6 +308,7 @@ void sl_status_publish(struct sl_runner *r, bool tell)
 	memcpy(s->counters, r->inst.counters, sizeof(s->counters));
 	memcpy(s->latency, r->inst.latency, sizeof(s->latency));
 	s->crypto = r->inst.crypto;
+	s->shut_out = r->inst.shut_out;
 	memcpy(s->text, r->error, sizeof(s->text));
 	seq_end(&s->seq);
 	if (tell)

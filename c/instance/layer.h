@@ -67,6 +67,7 @@ struct sl_instance {
 	uint32_t active_flows;
 	uint64_t requests, bytes_in, bytes_out;
 	uint64_t counters[SL_CNT_MAX];       /* by enum sl_counter */
+	struct sl_shut_out shut_out;
 	uint64_t latency[SL_LATENCY_MAX];    /* by sl_answer_done */
 	struct sl_crypto_figures crypto;     /* tls: what it measured last */
 	struct sl_list answers;              /* begun and not complete, the oldest first */

@@ -39,7 +39,7 @@ class Actor:
         self.held = Held(run_dir, config, lambda text: note("accelerator", text))
         self._routes = Routes(self.held)
         self._front = Front(self.held, on_router_end)
-        self._members = Members(self.held, self._routes, self._front, on_news, on_end)
+        self._members = Members(self.held, self._routes, self._front, on_news, on_end, note)
 
     # ---- life
 

@@ -33,14 +33,17 @@ LOOK = 0.001             # seconds between two looks whether it has
 
 
 class Members:
-    """``on_news`` is called when an instance rings, ``on_end(vm_id)`` when its process has ended."""
+    """``on_news`` is called when an instance rings, ``on_end(vm_id)`` when its process has ended, ``note(kind, text)``
+    when something else happens that people should know.
+    """
 
     def __init__(self, held: Held, routes: Routes, front: Front, on_news: Callable[[], None],
-                 on_end: Callable[[int], None]) -> None:
+                 on_end: Callable[[int], None], note: Callable[[str, str], None]) -> None:
         self._held, self._routes, self._front = held, routes, front
         self._on_news, self._on_end = on_news, on_end
         self._drivers: dict[DriverName, Driver] = {DriverName.PROCESS: ProcessDriver(), DriverName.QEMU: QemuDriver()}
-        self._doorbells = Doorbells(self._rung)
+        self._note = note
+        self._doorbells = Doorbells(self._rung, self._flooded)
         self._trace_every = 0
         self.secrets = Secrets()
 
@@ -113,6 +116,9 @@ class Members:
         if member and member.running and not member.running.booted.is_set() and member.control.report():
             member.running.booted.set()
         self._on_news()
+
+    def _flooded(self, vm_id: int) -> None:
+        self._note("doorbell-flood", f"instance {vm_id} rings the manager without end: it is listened to once a second")
 
     # ---- commands
 

@@ -25,6 +25,16 @@ def _names(enum: str, prefix: str) -> Mapping[int, str]:
 COUNTERS = _names("sl_counter", "SL_CNT_")
 TRACE_POINTS = _names("sl_trace_point", "SL_TRACE_")
 CRYPTO_KINDS = _names("sl_crypto_kind", "SL_CRYPTO_")
+SHUT_OUT_TOLD = 100      # peers
+
+
+@dataclass(frozen=True)
+class ShutOut:
+    """A peer that broke the contract of an edge, and how (a counter's name). ``count``: so many were shut out."""
+
+    vm_id: int
+    why: str
+    count: int
 
 
 @dataclass(frozen=True)
@@ -43,6 +53,16 @@ class Report:
     counters: Mapping[str, int] = field(default_factory=dict)
     latency: tuple[int, ...] = ()                   # how many answers took 2^n to 2^(n + 1) µs
     text: str = ""                                  # its last error in words
+    shut_out: ShutOut | None = None                 # the last peer that it did not want to hear any more
+
+    def quarantine(self, before: Report | None) -> str:
+        """In words, if it has shut a peer out since that report. One that lies is heard so often and no more."""
+        last, known = self.shut_out, before.shut_out if before else None
+        count = known.count if known else 0
+        if last is None or not count < last.count <= SHUT_OUT_TOLD:
+            return ""
+        more = last.count - count - 1
+        return f"instance {last.vm_id}: {last.why}" + (f", and {more} before it" if more else "")
 
 
 @dataclass(frozen=True)
@@ -71,6 +91,7 @@ def report_of(vm_id: int, raw: Any) -> Report:
         routes_seen=tuple(raw.routes_seen), error=raw.error, busy_ns=raw.busy_ns, requests=raw.requests,
         bytes_in=raw.bytes_in, bytes_out=raw.bytes_out,
         counters={name: raw.counters[number] for number, name in COUNTERS.items()}, latency=tuple(raw.latency),
+        shut_out=_shut_out(raw.shut_out),
         text="".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))
 
 
@@ -78,6 +99,10 @@ def _crypto(raw: Any) -> Crypto | None:
     if raw.kind == lib.SL_CRYPTO_NONE or raw.kind not in CRYPTO_KINDS:
         return None
     return Crypto(CRYPTO_KINDS[raw.kind], tuple(raw.seal_mbps), raw.handshakes, raw.fallbacks)
+
+
+def _shut_out(raw: Any) -> ShutOut | None:
+    return ShutOut(raw.vm_id, COUNTERS.get(raw.why, "unknown"), raw.count) if raw.count else None
 
 
 def _layers(raw: Any) -> tuple[LayerId, ...]:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from pipeline._native import ffi, lib
 
-from pipeline.host import report
+from pipeline.host import doorbells, report
 from pipeline.host.assignment import Assignment, EdgeSeat, ServiceSeat, struct_bytes
 from pipeline.host.clock import GuestClock
 from pipeline.host.control import Command, ControlRegion, RouteEntry
@@ -384,6 +384,37 @@ def test_hostile_doorbell_blocks_nobody() -> None:
     assert len(rung) <= 2
     bells.close()
     os.close(fd)
+
+
+def test_one_that_rings_without_end_is_listened_to_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told once, the others are heard as ever, and what it rang for is not missed."""
+    monkeypatch.setattr(doorbells, "PERIOD", 0.05)
+
+    async def run() -> None:
+        rung: asyncio.Queue[int] = asyncio.Queue()
+        flooded: list[int] = []
+        bells, bad, good = Doorbells(rung.put_nowait, flooded.append), doorbell(), doorbell()
+        bells.add(1, bad)
+        bells.add(2, good)
+        for _ in range(3 * doorbells.FLOOD):
+            os.eventfd_write(bad, 1)
+            bells.ready()
+        assert flooded == [1] and rung.qsize() <= 2 * doorbells.FLOOD
+        os.eventfd_write(good, 1)
+        bells.ready()
+        while await rung.get() != 2:
+            pass
+        async with asyncio.timeout(5):
+            while rung.empty():                         # it is listened to again
+                await asyncio.sleep(0.01)
+                bells.ready()
+        assert rung.get_nowait() == 1 and flooded == [1]
+        bells.close()
+        await asyncio.sleep(0.06)                       # nothing that was to be done later goes wrong
+        for fd in (bad, good):
+            os.close(fd)
+
+    asyncio.run(run())
 
 
 def test_a_guests_clock_is_no_reason_to_call_it_silent() -> None:

@@ -14,20 +14,30 @@ pytest.register_assert_rewrite("vm.guest_rig")
 from vm.guest_rig import Measured, holder_made  # noqa: E402
 
 from pipeline.errors import HostError  # noqa: E402
-from pipeline.host import images  # noqa: E402
+from pipeline.host import images as guest_images  # noqa: E402
 from pipeline.host.holder_client import HolderClient  # noqa: E402
 
 
 @pytest.fixture(scope="session")
-def image() -> images.Image:
+def image() -> guest_images.Image:
     """The guest image of this build. Made the first time, which takes some ten seconds."""
     require("qemu")
     try:
-        return images.build(images.default_folder(), images.Sources.find())
+        return guest_images.build(guest_images.default_folder(), guest_images.Sources.find())
     except HostError as error:
         if "fetch" in str(error):
             pytest.skip(f"no guest image: {error}")
         raise
+
+
+@pytest.fixture(scope="module")
+def images(image: guest_images.Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder of images in which `guest` can be another one for a while."""
+    folder = tmp_path_factory.mktemp("images")
+    (folder / "guest").symlink_to(image.folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(guest_images.FOLDER_VARIABLE, str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ struct sl_aead_key {
 struct sl_aead {
 	struct sl_aead_engine *soft;
 	struct sl_aead_engine *fast;   /* NULL: none */
-	bool is_broken;
-	uint32_t fallbacks;
+	bool is_broken, is_closed;
+	uint32_t fallbacks, nb_keys;
 };
 
 uint32_t sl_aead_key_len(enum sl_aead_alg alg)
@@ -71,8 +71,17 @@ int sl_aead_key_make(struct sl_aead *a, const struct sl_aead_secret *secret, con
 	/* an engine that is broken may be revived; one that has no room for this key does without it */
 	if (a->fast && a->fast->ops->key_make(a->fast, secret, &key->fast))
 		key->fast = NULL;
+	a->nb_keys++;
 	*ret = key;
 	return 0;
+}
+
+static void aead_free(struct sl_aead *a)
+{
+	if (a->fast)
+		a->fast->ops->close(a->fast);
+	a->soft->ops->close(a->soft);
+	free(a);
 }
 
 void sl_aead_key_free(struct sl_aead *a, struct sl_aead_key *key)
@@ -84,6 +93,8 @@ void sl_aead_key_free(struct sl_aead *a, struct sl_aead_key *key)
 		a->fast->ops->key_free(a->fast, key->fast);
 	OPENSSL_cleanse(key, sizeof(*key));
 	free(key);
+	if (!--a->nb_keys && a->is_closed)
+		aead_free(a);
 }
 
 /* ---- work -------------------------------------------------------------------------------------------------------- */
@@ -151,8 +162,9 @@ void sl_aead_run(struct sl_aead *a, struct sl_aead_op *ops, uint32_t nb)
 
 enum { TRIAL_LEN = 300 };
 
-/* Whether the engine seals as OpenSSL does, and opens that again, for one algorithm; true too if it has not got it. */
-static bool trial(struct sl_aead *a, enum sl_aead_alg alg)
+/* Whether the engine seals as OpenSSL does, and opens that again, for one algorithm; true too if it takes no key for it:
+ * then *tried stays. */
+static bool trial(struct sl_aead *a, enum sl_aead_alg alg, bool *tried)
 {
 	static const uint8_t bytes[SL_AEAD_KEY_MAX] = "any key does for such a trial..", iv[SL_AEAD_IV_LEN] = { 1 };
 	static const uint8_t head[SL_AEAD_HEAD_LEN] = { 23, 3, 3, 1, 61 };
@@ -167,6 +179,7 @@ static bool trial(struct sl_aead *a, enum sl_aead_alg alg)
 	secret.seals = false;
 	good = !sl_aead_key_make(a, &secret, iv, &open);
 	if (good && seal->fast && open->fast) {
+		*tried = true;
 		op.key = seal;
 		op.out = sealed[0];
 		op.tag = sealed[0] + TRIAL_LEN + 1;
@@ -191,16 +204,14 @@ static bool trial(struct sl_aead *a, enum sl_aead_alg alg)
 int sl_aead_revive(struct sl_aead *a)
 {
 	enum sl_aead_alg alg;
+	bool good = true, tried = false;
 
 	if (!a->fast)
 		return -ENOENT;
-	for (alg = 0; alg < SL_AEAD_ALG_NB; alg++)
-		if (!trial(a, alg)) {
-			a->is_broken = true;
-			return -EIO;
-		}
-	a->is_broken = false;
-	return 0;
+	for (alg = 0; good && alg < SL_AEAD_ALG_NB; alg++)
+		good = trial(a, alg, &tried);
+	a->is_broken = !good || !tried;
+	return a->is_broken ? -EIO : 0;
 }
 
 /* ---- life -------------------------------------------------------------------------------------------------------- */
@@ -225,8 +236,7 @@ void sl_aead_close(struct sl_aead *a)
 {
 	if (!a)
 		return;
-	if (a->fast)
-		a->fast->ops->close(a->fast);
-	a->soft->ops->close(a->soft);
-	free(a);
+	a->is_closed = true;
+	if (!a->nb_keys)
+		aead_free(a);
 }

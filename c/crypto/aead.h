@@ -64,7 +64,7 @@ struct sl_aead_engine {
 };
 
 struct sl_aead_engine_ops {
-	/* Prepares a key. 0; -EOPNOTSUPP: not this algorithm; -ENOMEM; -ENOSPC: no more keys. */
+	/* Prepares a key. 0; -EOPNOTSUPP: not this algorithm; -ENOMEM; -ENOSPC: no more keys; -ENODEV: it is gone. */
 	int (*key_make)(struct sl_aead_engine *e, const struct sl_aead_secret *secret, void **ret);
 	void (*key_free)(struct sl_aead_engine *e, void *key);
 	/* Does all of them, all of keys that it made (keys[i]), and sets each status. 0; -EIO: it is broken, and has
@@ -83,16 +83,18 @@ int sl_aead_soft_open(struct sl_aead_engine **ret);
 void sl_aead_multi_load(void);
 int sl_aead_multi_open(struct sl_aead_engine **ret);
 
-/* A device of DPDK: "0000:01:00.1", or one of software such as "crypto_openssl". Starts EAL, which can be done once in
- * a process and needs root. -EOPNOTSUPP: built without DPDK; -ENOTSUP: the device knows none of the algorithms;
- * -ENODEV; others. why (SL_AEAD_WHY_LEN bytes) says what failed. */
+/* A device of DPDK: "0000:01:00.1", or one of software such as "crypto_openssl". load() starts EAL with it, which can be
+ * done once in a process, while files may still be opened, and is fine if the device is not there yet; open() as often as
+ * the one before was closed, behind the walls too. -EOPNOTSUPP: built without DPDK; -ENOTSUP: the device knows none of
+ * the algorithms; -ENODEV: it is not there; others. why (SL_AEAD_WHY_LEN bytes) says what failed. */
 enum { SL_AEAD_WHY_LEN = 200 };
 struct sl_aead_device_conf {
 	const char *device;
 	const char *runtime_dir;      /* EAL makes a folder in it */
 	const char *const *eal;       /* further arguments for EAL, ends with NULL; or NULL */
 };
-int sl_aead_device_open(const struct sl_aead_device_conf *conf, struct sl_aead_engine **ret, char *why);
+int sl_aead_device_load(const struct sl_aead_device_conf *conf, char *why);
+int sl_aead_device_open(struct sl_aead_engine **ret, char *why);
 
 /* ---- the front: an implementation, and software behind it -------------------------------------------------------- */
 
@@ -101,7 +103,7 @@ struct sl_aead;
 /* Takes engine over; NULL: software alone. It is tried first: one that does not give OpenSSL's bytes is not used (see
  * sl_aead_is_broken). -ENOMEM: engine stays the caller's. */
 int sl_aead_open(struct sl_aead_engine *engine, struct sl_aead **ret);
-void sl_aead_close(struct sl_aead *a);   /* keys must be freed before */
+void sl_aead_close(struct sl_aead *a);   /* its keys go on working; the last one to be freed takes it away */
 
 /* What does the work now; SOFTWARE after a failure. */
 enum sl_crypto_kind sl_aead_kind(const struct sl_aead *a);

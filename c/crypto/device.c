@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A device behind DPDK's cryptodev: one queue pair. A batch is copied into the device's memory, handed over, and taken
- * back when all of it is done, so nothing of the caller's changes if it never is. */
+ * back when all of it is done, so nothing of the caller's changes if it never is. Then the device is stopped and gets an
+ * empty queue: it must never touch what we free, which are its keys too. */
 #include <openssl/crypto.h>
 #include <rte_cryptodev.h>
 #include <rte_errno.h>
@@ -12,22 +13,22 @@
 
 enum {
 	NB_KEYS = 4096,
-	NB_OPS = 4 * SL_AEAD_BATCH,         /* a batch that a device did not give back is lost to us */
+	NB_OPS = 4 * SL_AEAD_BATCH,
 	NB_DESC = 128,
 	DATA_LEN = SL_AEAD_LEN_MAX + SL_AEAD_TAG_LEN + 1,
-	STUCK_NS = 50000000,                /* without any progress: the device is broken */
+	STUCK_NS = 50000000,                /* without any progress in as many looks: the device is broken */
+	STUCK_LOOKS = 1000,                 /* one look may take as long, if something else runs meanwhile */
 	/* behind each operation */
 	AT_IV = sizeof(struct rte_crypto_op) + sizeof(struct rte_crypto_sym_op),
 	AT_HEAD = AT_IV + 16,               /* drivers may read whole blocks of it */
-	AT_BATCH = AT_HEAD + 32,
-	PRIVATE_LEN = 16 + 32 + 16,
+	PRIVATE_LEN = 16 + 32,
 };
 
 struct device {
 	struct sl_aead_engine engine;
 	uint8_t id;
 	bool has[SL_AEAD_ALG_NB];
-	uint32_t batch;                     /* number of the last one */
+	bool is_stopped;
 	struct rte_mempool *sessions, *ops, *mbufs;
 };
 
@@ -39,6 +40,35 @@ static struct device *device_of(struct sl_aead_engine *e)
 static enum rte_crypto_aead_algorithm algorithm_of(enum sl_aead_alg alg)
 {
 	return alg == SL_AEAD_CHACHA20_POLY1305 ? RTE_CRYPTO_AEAD_CHACHA20_POLY1305 : RTE_CRYPTO_AEAD_AES_GCM;
+}
+
+/* ---- queue -------------------------------------------------------------------------------------------------------- */
+
+static int queue_start(struct device *d)
+{
+	struct rte_cryptodev_qp_conf qp = { .nb_descriptors = NB_DESC, .mp_session = d->sessions };
+	int err = rte_cryptodev_queue_pair_setup(d->id, 0, &qp, rte_cryptodev_socket_id(d->id));
+
+	err = err ? err : rte_cryptodev_start(d->id);
+	d->is_stopped = err;
+	return err;
+}
+
+static void queue_stop(struct device *d)
+{
+	rte_cryptodev_stop(d->id);
+	d->is_stopped = true;
+}
+
+/* Whether it works, as far as we know. One that was pulled out has not been stopped. */
+static bool is_started(struct device *d)
+{
+	if (!d->is_stopped)
+		return true;
+	if (!rte_cryptodev_is_valid_dev(d->id))
+		return false;
+	queue_stop(d);
+	return !queue_start(d);
 }
 
 /* ---- keys -------------------------------------------------------------------------------------------------------- */
@@ -59,6 +89,8 @@ static int device_key_make(struct sl_aead_engine *e, const struct sl_aead_secret
 
 	if (!d->has[secret->alg])
 		return -EOPNOTSUPP;
+	if (!is_started(d))
+		return -ENODEV;
 	*ret = rte_cryptodev_sym_session_create(d->id, &x, d->sessions);
 	return *ret ? 0 : -ENOSPC;
 }
@@ -69,11 +101,6 @@ static void device_key_free(struct sl_aead_engine *e, void *key)
 }
 
 /* ---- work -------------------------------------------------------------------------------------------------------- */
-
-static uint32_t *batch_of(struct rte_crypto_op *c)
-{
-	return rte_crypto_op_ctod_offset(c, uint32_t *, AT_BATCH);
-}
 
 /* The record is wiped: it may be secret. */
 static void op_free(struct rte_crypto_op *c)
@@ -108,39 +135,23 @@ static void fill(struct rte_crypto_op *c, struct rte_mbuf *m, void *session, con
 	c->sym->aead.digest.phys_addr = rte_pktmbuf_iova_offset(m, len);
 }
 
-/* Takes back what is done. Returns how many of this batch there were; what comes of former ones, from before the device
- * was revived, is thrown away. */
-static uint32_t take_back(struct device *d)
-{
-	struct rte_crypto_op *done[SL_AEAD_BATCH];
-	uint32_t n = rte_cryptodev_dequeue_burst(d->id, 0, done, SL_AEAD_BATCH), i, ours = 0;
-
-	for (i = 0; i < n; i++) {
-		if (*batch_of(done[i]) == d->batch)
-			ours++;
-		else
-			op_free(done[i]);
-	}
-	return ours;
-}
-
-/* Hands all over and takes all back, in whatever order. False: the device has stopped; those it has are its own until
- * it gives them back, the others are freed. */
+/* Hands all over and takes all back, in whatever order. False: the device did not go on, and is stopped. */
 static bool exchange(struct device *d, struct rte_crypto_op **ops, uint32_t nb)
 {
+	struct rte_crypto_op *done[SL_AEAD_BATCH];
 	uint64_t progress_ns = sl_now_ns();
-	uint32_t sent = 0, taken = 0, in, out;
+	uint32_t sent = 0, taken = 0, looks = 0, in, out;
 
 	while (taken < nb) {
 		in = sent < nb ? rte_cryptodev_enqueue_burst(d->id, 0, ops + sent, (uint16_t)(nb - sent)) : 0;
-		out = take_back(d);
+		out = rte_cryptodev_dequeue_burst(d->id, 0, done, SL_AEAD_BATCH);
 		sent += in;
 		taken += out;
 		if (in || out) {
 			progress_ns = sl_now_ns();
-		} else if (sl_now_ns() - progress_ns > STUCK_NS) {
-			while (sent < nb)
-				op_free(ops[sent++]);
+			looks = 0;
+		} else if (++looks > STUCK_LOOKS && sl_now_ns() - progress_ns > STUCK_NS) {
+			queue_stop(d);
 			return false;
 		}
 	}
@@ -175,19 +186,18 @@ static int device_run(struct sl_aead_engine *e, void *const *keys, struct sl_aea
 	int err = 0;
 	uint32_t i;
 
+	if (!is_started(d))
+		return -EIO;
 	if (rte_pktmbuf_alloc_bulk(d->mbufs, mbufs, nb))
 		return -EIO;
 	if (rte_crypto_op_bulk_alloc(d->ops, RTE_CRYPTO_OP_TYPE_SYMMETRIC, cops, (uint16_t)nb) != nb) {
 		rte_pktmbuf_free_bulk(mbufs, nb);
 		return -EIO;
 	}
-	d->batch++;
-	for (i = 0; i < nb; i++) {
+	for (i = 0; i < nb; i++)
 		fill(cops[i], mbufs[i], keys[i], &ops[i]);
-		*batch_of(cops[i]) = d->batch;
-	}
 	if (!exchange(d, cops, nb))
-		return -EIO;
+		err = -EIO;
 	for (i = 0; !err && i < nb; i++)
 		err = status_of(cops[i]) == -EIO ? -EIO : 0;
 	for (i = 0; !err && i < nb; i++)
@@ -199,15 +209,20 @@ static int device_run(struct sl_aead_engine *e, void *const *keys, struct sl_aea
 
 /* ---- life -------------------------------------------------------------------------------------------------------- */
 
+static void pools_free(struct device *d)
+{
+	rte_mempool_free(d->mbufs);
+	rte_mempool_free(d->ops);
+	rte_mempool_free(d->sessions);
+}
+
 static void device_close(struct sl_aead_engine *e)
 {
 	struct device *d = device_of(e);
 
 	rte_cryptodev_stop(d->id);
 	rte_cryptodev_close(d->id);
-	rte_mempool_free(d->mbufs);
-	rte_mempool_free(d->ops);
-	rte_mempool_free(d->sessions);
+	pools_free(d);
 	free(d);
 }
 
@@ -246,7 +261,6 @@ static int pools_make(struct device *d)
 static int device_start(struct device *d, const char **step)
 {
 	struct rte_cryptodev_config conf = { .nb_queue_pairs = 1, .socket_id = SOCKET_ID_ANY };
-	struct rte_cryptodev_qp_conf qp = { .nb_descriptors = NB_DESC };
 	int err;
 
 	*step = "find";
@@ -264,16 +278,19 @@ static int device_start(struct device *d, const char **step)
 	conf.socket_id = rte_cryptodev_socket_id(d->id);
 	conf.ff_disable = RTE_CRYPTODEV_FF_ASYMMETRIC_CRYPTO | RTE_CRYPTODEV_FF_SECURITY;
 	err = rte_cryptodev_configure(d->id, &conf);
-	qp.mp_session = d->sessions;
-	if (!err)
-		err = rte_cryptodev_queue_pair_setup(d->id, 0, &qp, conf.socket_id);
-	return err ? err : rte_cryptodev_start(d->id);
+	return err ? err : queue_start(d);
 }
 
-int sl_aead_device_open(const struct sl_aead_device_conf *conf, struct sl_aead_engine **ret, char *why)
+int sl_aead_device_load(const struct sl_aead_device_conf *conf, char *why)
+{
+	struct sl_eal_conf eal = { .device = conf->device, .args = conf->eal, .runtime_dir = conf->runtime_dir };
+
+	return sl_eal_start(&eal, why);
+}
+
+int sl_aead_device_open(struct sl_aead_engine **ret, char *why)
 {
 	static const struct sl_aead_engine_ops ops = { device_key_make, device_key_free, device_run, device_close };
-	struct sl_eal_conf eal = { .device = conf->device, .args = conf->eal, .runtime_dir = conf->runtime_dir };
 	struct device *d = calloc(1, sizeof(*d));
 	const char *step;
 	int err;
@@ -281,13 +298,10 @@ int sl_aead_device_open(const struct sl_aead_device_conf *conf, struct sl_aead_e
 	if (!d)
 		return -ENOMEM;
 	d->engine = (struct sl_aead_engine){ &ops, SL_CRYPTO_DEVICE };
-	err = sl_eal_start(&eal, why);
-	if (!err) {
-		err = device_start(d, &step);
-		if (err)
-			snprintf(why, SL_AEAD_WHY_LEN, "step=\"%s\" error=\"%s\"", step, rte_strerror(-err));
-	}
+	err = device_start(d, &step);
 	if (err) {
+		snprintf(why, SL_AEAD_WHY_LEN, "step=\"%s\" error=\"%s\"", step, rte_strerror(-err));
+		pools_free(d);
 		free(d);
 		return err;
 	}

@@ -4,10 +4,16 @@
 
 #include "crypto/aead.h"
 
-int sl_aead_device_open(const struct sl_aead_device_conf *conf, struct sl_aead_engine **ret, char *why)
+int sl_aead_device_load(const struct sl_aead_device_conf *conf, char *why)
 {
 	(void)conf;
+	snprintf(why, SL_AEAD_WHY_LEN, "error=\"built without DPDK\"");
+	return -EOPNOTSUPP;
+}
+
+int sl_aead_device_open(struct sl_aead_engine **ret, char *why)
+{
 	(void)ret;
-	snprintf(why, SL_AEAD_WHY_LEN, "built without DPDK");
+	snprintf(why, SL_AEAD_WHY_LEN, "error=\"built without DPDK\"");
 	return -EOPNOTSUPP;
 }

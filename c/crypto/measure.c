@@ -10,8 +10,8 @@ enum { SIZES = 3, BATCH = SL_AEAD_BATCH, SOFT_BATCH_LEN = 16384 };
 
 static const uint32_t sizes[SIZES] = { 256, 1400, 16384 };
 
-/* What a processor does is timed by the thread's own clock, so that what else runs does not count; a device's work by
- * the clock on the wall. */
+/* What a processor does is timed by the thread's own clock, so that what else runs does not count. A device's work is
+ * timed by the clock on the wall, and its fastest batch counts: in the others something else may have run. */
 static uint64_t clock_ns(enum sl_crypto_kind kind)
 {
 	struct timespec t;
@@ -36,10 +36,10 @@ static uint32_t mbps(struct sl_aead *a, struct rig *r, uint32_t len, uint64_t bu
 	/* a device needs many at a time to be fast; a processor does not, and a slow one should not overrun the budget */
 	enum sl_crypto_kind kind = sl_aead_kind(a);
 	uint32_t nb = kind == SL_CRYPTO_DEVICE ? BATCH : sl_min((uint32_t)BATCH, SOFT_BATCH_LEN / len), i;
-	uint64_t start, now, bytes = 0;
+	uint64_t start = clock_ns(kind), before, now = start, bytes = 0, best_ns = UINT64_MAX;
 
-	start = clock_ns(kind);
 	do {
+		before = now;
 		for (i = 0; i < nb; i++)
 			r->ops[i] = (struct sl_aead_op){ .key = r->key, .seq = r->seq++, .head = r->head, .in = r->in,
 							 .out = r->out[i], .tag = r->out[i] + len + 1, .len = len,
@@ -47,7 +47,12 @@ static uint32_t mbps(struct sl_aead *a, struct rig *r, uint32_t len, uint64_t bu
 		sl_aead_run(a, r->ops, nb);
 		bytes += (uint64_t)nb * len;
 		now = clock_ns(kind);
+		best_ns = sl_min(best_ns, now - before);
 	} while (now - start < budget_ns);
+	if (kind == SL_CRYPTO_DEVICE && kind == sl_aead_kind(a)) {
+		bytes = (uint64_t)nb * len;
+		now = start + best_ns;
+	}
 	return (uint32_t)(bytes * 1000 / sl_max(now - start, (uint64_t)1));
 }
 

@@ -57,6 +57,7 @@ struct sl_answer {
 struct sl_instance {
 	const struct sl_layer *layer;
 	void *layer_state;
+	bool may_accelerate;                 /* sl_aead_device_open may find something, now or later */
 	uint16_t vm_id;
 	uint8_t state;                       /* enum sl_vm_state */
 	bool draining;

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "crypto/aead.h"
 #include "instance/guest.h"
 #include "instance/instance.h"
 
@@ -15,11 +16,13 @@ enum { START_TIMEOUT_MS = 10000 };
 struct args {
 	int ivshmem_fd, grants_fd;
 	unsigned vm_id;
+	const char *accelerator;
 	struct sl_sandbox sandbox;
 };
 
 static const char usage[] =
 	"usage: swarmline-instance --vm-id=N --ivshmem-fd=FD --grants-fd=FD --pid-fd=FD --uid=U --gid=G [--run-dir=DIR]\n"
+	"       [--accelerator=DEVICE]    of DPDK, for tls: swarmline-instance-dpdk\n"
 	"Started by the Swarm Manager: runs one protocol layer in a sandbox of its own. See c/README.md.\n";
 
 static int args_parse(int argc, char **argv, struct args *a)
@@ -28,8 +31,8 @@ static int args_parse(int argc, char **argv, struct args *a)
 		{"run-dir", required_argument, NULL, 'd'},    {"vm-id", required_argument, NULL, 'v'},
 		{"ivshmem-fd", required_argument, NULL, 'i'}, {"grants-fd", required_argument, NULL, 'r'},
 		{"pid-fd", required_argument, NULL, 'p'},     {"uid", required_argument, NULL, 'u'},
-		{"gid", required_argument, NULL, 'g'},        {"help", no_argument, NULL, 'h'},
-		{NULL, 0, NULL, 0},
+		{"gid", required_argument, NULL, 'g'},        {"accelerator", required_argument, NULL, 'a'},
+		{"help", no_argument, NULL, 'h'},             {NULL, 0, NULL, 0},
 	};
 	unsigned given = 0;
 
@@ -37,6 +40,7 @@ static int args_parse(int argc, char **argv, struct args *a)
 		unsigned n = optarg ? (unsigned)strtoul(optarg, NULL, 10) : 0;
 
 		switch (o) {
+		case 'a': a->accelerator = optarg; break;
 		case 'd': break;   /* for whoever reads the process list */
 		case 'v': a->vm_id = n; given |= 1; break;
 		case 'i': a->ivshmem_fd = (int)n; given |= 2; break;
@@ -60,12 +64,24 @@ static int prepare(struct sl_runner *r, const struct args *a)
 	return sl_control_attach(r);
 }
 
+/* While files may be opened. Without it, tls works as well. */
+static void accelerator_load(struct sl_runner *r, const char *device)
+{
+	struct sl_aead_device_conf conf = {.device = device, .runtime_dir = "/run"};
+	char why[SL_AEAD_WHY_LEN];
+
+	r->inst.may_accelerate = device && !sl_aead_device_load(&conf, why);
+	if (device && !r->inst.may_accelerate)
+		sl_log(&r->log, "warning", "%s is not used: %s", device, why);
+}
+
 static int confine(struct sl_runner *r, const struct args *a)
 {
 	int err = sl_sandbox_enter(&a->sandbox);
 
 	if (err)
 		return sl_instance_fail(&r->inst, -err, "namespaces: %s", strerror(-err));
+	accelerator_load(r, a->accelerator);
 	err = sl_layers_load(r);
 	if (err)
 		return err;

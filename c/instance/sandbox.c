@@ -171,7 +171,8 @@ static int syscalls_close(void)
 
 	if (!f)
 		return -ENOMEM;
-	err = list_allow(f, base_syscalls);
+	err = seccomp_attr_set(f, SCMP_FLTATR_CTL_TSYNC, 1);   /* a library may have made threads */
+	err = err ? err : list_allow(f, base_syscalls);
 	err = err ? err : layers_allow(f);
 	err = err ? err : seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(fcntl), 1, SCMP_A1(SCMP_CMP_EQ, F_GET_SEALS));
 	/* memory may be had, but never memory that can be executed */

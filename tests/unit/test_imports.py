@@ -43,7 +43,7 @@ C_DIRECTION: dict[str, set[str]] = {
     "crypto": {"dpdk", "base", "abi"},
     "router": {"dpdk", "classifier", "vhost", "edge", "base", "abi"},
     "layers": {"crypto", "edge", "base", "abi"},
-    "instance": {"layers", "edge", "base", "abi"},
+    "instance": {"layers", "crypto", "edge", "base", "abi"},
 }
 # The interface that layers implement and the instance drives is declared where it is driven.
 C_INTERFACES = {("layers", "instance/layer.h")}

@@ -1,41 +1,72 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* How fast this instance is at what it does most, for whoever weighs instances: measured when it becomes tls, and again
- * when a device failed or came back. */
+ * when an accelerator comes, fails or works again. */
 #include "layers/tls/tls.h"
 
 #include "crypto/measure.h"
 
 enum {
-	MEASURE_NS = 500000,   /* for each figure */
-	WATCH_MS = 200,        /* no longer than the manager takes to look at it */
+	MEASURE_NS = 500000,     /* for each figure */
+	WATCH_MS = 200,          /* no longer than the manager takes to look at it */
+	WATCH_MAX_MS = 5000,     /* a look at a dead one costs 50 ms */
 };
 
-struct sl_aead *sl_tls_aead_choose(struct sl_instance *inst)
+/* NULL: there is none now. One that is there is measured once, and closed if it is slower. */
+static struct sl_aead_engine *accelerator_open(struct sl_tls *tls)
+{
+	struct sl_aead_engine *engine;
+	char why[SL_AEAD_WHY_LEN];
+
+	if (!tls->inst->may_accelerate || tls->met_accelerator || sl_aead_device_open(&engine, why))
+		return NULL;
+	tls->met_accelerator = true;
+	return engine;
+}
+
+struct sl_aead *sl_tls_aead_choose(struct sl_tls *tls)
 {
 	struct sl_aead *aead = NULL;
 
-	if (sl_measure_choose(NULL, MEASURE_NS, &aead, &inst->crypto))
+	if (sl_measure_choose(accelerator_open(tls), MEASURE_NS, &aead, &tls->inst->crypto))
 		return NULL;
-	sl_measure_handshakes(MEASURE_NS, &inst->crypto.handshakes);
+	sl_measure_handshakes(MEASURE_NS, &tls->inst->crypto.handshakes);
 	return aead;
+}
+
+/* Connections that are there stay with what they have, new ones get the best. */
+static void accelerator_meet(struct sl_tls *tls)
+{
+	struct sl_aead_engine *engine = accelerator_open(tls);
+	uint32_t handshakes = tls->inst->crypto.handshakes;
+	struct sl_aead *aead;
+
+	if (!engine || sl_measure_choose(engine, MEASURE_NS, &aead, &tls->inst->crypto))
+		return;
+	tls->inst->crypto.handshakes = handshakes;
+	sl_aead_close(tls->crypto.aead);
+	tls->crypto.aead = aead;
 }
 
 /* What the processor does does not fail. */
 void sl_tls_aead_watch(struct sl_tls *tls)
 {
-	if (sl_aead_kind(tls->crypto.aead) == SL_CRYPTO_DEVICE || sl_aead_is_broken(tls->crypto.aead))
-		sl_timer_arm(&tls->inst->wheel, &tls->speed_timer, WATCH_MS);
+	bool awaited = tls->inst->may_accelerate && !tls->met_accelerator, broken = sl_aead_is_broken(tls->crypto.aead);
+
+	if (!awaited && !broken && sl_aead_kind(tls->crypto.aead) != SL_CRYPTO_DEVICE)
+		return;
+	tls->watch_ms = broken && tls->watch_ms ? sl_min(2 * tls->watch_ms, (uint32_t)WATCH_MAX_MS) : WATCH_MS;
+	sl_timer_arm(&tls->inst->wheel, &tls->speed_timer, tls->watch_ms);
 }
 
 void sl_tls_speed_fire(struct sl_timer *t)
 {
 	struct sl_tls *tls = sl_container_of(t, struct sl_tls, speed_timer);
-	struct sl_aead *aead = tls->crypto.aead;
 	struct sl_crypto_figures *told = &tls->inst->crypto;
 
-	if (sl_aead_is_broken(aead))
-		sl_aead_revive(aead);
-	if (told->kind != sl_aead_kind(aead) || told->fallbacks != sl_aead_fallbacks(aead))
-		sl_measure_seal(aead, MEASURE_NS, told);
+	accelerator_meet(tls);
+	if (sl_aead_is_broken(tls->crypto.aead) && told->kind != SL_CRYPTO_DEVICE)   /* not before it was told */
+		sl_aead_revive(tls->crypto.aead);
+	if (told->kind != sl_aead_kind(tls->crypto.aead) || told->fallbacks != sl_aead_fallbacks(tls->crypto.aead))
+		sl_measure_seal(tls->crypto.aead, MEASURE_NS, told);
 	sl_tls_aead_watch(tls);
 }

@@ -267,7 +267,7 @@ static void tls_free(struct sl_tls *tls)
 
 static int tls_fill(struct sl_tls *tls)
 {
-	struct sl_aead *aead = sl_tls_aead_choose(tls->inst);
+	struct sl_aead *aead = sl_tls_aead_choose(tls);
 	const struct sl_pool_key *pool;
 	uint32_t len;
 	int err;

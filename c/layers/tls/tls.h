@@ -124,6 +124,8 @@ struct sl_tls {
 	unsigned alpn_len;
 	BIO_METHOD *bio_method;
 	struct sl_crypto crypto;
+	bool met_accelerator;        /* it has been measured: crypto uses it, or is faster */
+	uint32_t watch_ms;           /* until it is looked for again */
 	struct sl_pool_key pool;
 	bool has_pool;
 	uint8_t plain[SL_RECORD_MAX], cipher[SL_RECORD_MAX];   /* one record each, private */
@@ -197,9 +199,9 @@ void sl_tls_relieve(struct sl_tls *tls);      /* draining: asks tcp to take all 
 void sl_tls_relief_fire(struct sl_timer *t);
 
 /* speed.c */
-/* What is fastest on this processor, and inst->crypto. Some milliseconds. NULL: no memory. */
-struct sl_aead *sl_tls_aead_choose(struct sl_instance *inst);
-/* From now on inst->crypto follows a device that fails, and it is tried again until it works. */
+/* What is fastest here, and inst->crypto. Some milliseconds. NULL: no memory. */
+struct sl_aead *sl_tls_aead_choose(struct sl_tls *tls);
+/* From now on inst->crypto follows an accelerator that comes, fails, and is tried until it works again. */
 void sl_tls_aead_watch(struct sl_tls *tls);
 void sl_tls_speed_fire(struct sl_timer *t);
 

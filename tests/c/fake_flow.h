@@ -83,6 +83,7 @@ void fake_init(struct fake *k, const struct sl_layer *layer);
 void fake_conf(struct fake *k, enum sl_conf_type type, const void *data, uint32_t len);   /* data stays the caller's */
 int fake_start(struct fake *k);   /* load, init, start: returns the first error */
 void fake_stop(struct fake *k);   /* stop, then frees all flows */
+void fake_flows_free(struct fake *k);   /* the layer has none any more */
 
 /* The layer before opens a flow. Returns NULL if the layer refused; *status (may be NULL) then says why. */
 struct fake_flow *fake_open(struct fake *k, const void *msg, uint32_t len, uint32_t flags, int *status);

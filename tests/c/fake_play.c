@@ -37,9 +37,8 @@ int fake_start(struct fake *k)
 	return err;
 }
 
-void fake_stop(struct fake *k)
+void fake_flows_free(struct fake *k)
 {
-	k->layer->stop(&k->inst);
 	while (!sl_list_empty(&k->flows)) {
 		struct fake_flow *ff = sl_container_of(k->flows.next, struct fake_flow, node);
 
@@ -49,6 +48,12 @@ void fake_stop(struct fake *k)
 		sl_pieces_free(&ff->flow.backlog);
 		free(ff);
 	}
+}
+
+void fake_stop(struct fake *k)
+{
+	k->layer->stop(&k->inst);
+	fake_flows_free(k);
 }
 
 /* over() of the flows that both sides have finished comes here: never from within a call of the layer */

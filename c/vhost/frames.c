@@ -2,7 +2,7 @@
 /* Frames in and out of a queue: the virtio-net header, and copies between parts. */
 #include "vhost/ring.h"
 
-enum { AHEAD = 16, LINE_LEN = 64, FETCH_MAX = 1536 };
+enum { AHEAD = 16, FETCH_MAX = 1536 };
 
 static inline void line_own(const uint8_t *p)
 {
@@ -53,7 +53,7 @@ static uint32_t ahead_take(struct sl_vq *q, struct ahead *a, uint32_t nb, bool *
 		if (ring_take(q, c) <= 0)
 			break;
 		__builtin_prefetch(c->seg[0].iov_base);
-		__builtin_prefetch((uint8_t *)c->seg[0].iov_base + LINE_LEN);
+		__builtin_prefetch((uint8_t *)c->seg[0].iov_base + SL_VQ_LINE_LEN);
 	}
 	*more = i == nb;
 	return i;
@@ -220,7 +220,7 @@ static void chain_fetch(const struct sl_vq_chain *c)
 	const uint8_t *p = c->seg[0].iov_base;
 	size_t len = sl_min(c->seg[0].iov_len, (size_t)FETCH_MAX), at;
 
-	for (at = 2 * LINE_LEN; at < len; at += LINE_LEN)
+	for (at = 2 * SL_VQ_LINE_LEN; at < len; at += SL_VQ_LINE_LEN)
 		__builtin_prefetch(p + at);
 }
 
@@ -231,7 +231,7 @@ static void room_fetch(const struct sl_vq *q)
 	const uint8_t *p = sl_vhost_gpa(q->mem, gpa, FETCH_MAX);
 	size_t at;
 
-	for (at = 0; p && at < FETCH_MAX; at += LINE_LEN)
+	for (at = 0; p && at < FETCH_MAX; at += SL_VQ_LINE_LEN)
 		line_own(p + at);
 }
 

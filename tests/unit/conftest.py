@@ -5,11 +5,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.fake_kernel import FakeKernel, contents
 from unit.holder_rig import Qemu, down, reap
 from unit.plan_world import World
+from unit.vfio_rig import kernel_of
 
 from pipeline.host import holder_client
 from pipeline.host.holder_client import HolderClient
+from pipeline.host.vfio import RECORD
 
 
 @pytest.fixture
@@ -44,3 +47,18 @@ def connect(holder: HolderClient) -> Iterator[Callable[[int], Qemu]]:
     yield connected
     for qemu in made:
         qemu.close()
+
+
+@pytest.fixture
+def kernel(request: pytest.FixtureRequest, tmp_path: Path) -> FakeKernel:
+    """Of the machine with two sockets, or of the one that the test names."""
+    return kernel_of(getattr(request, "param", "xeon-qat"), tmp_path)
+
+
+@pytest.fixture
+def unchanged(kernel: FakeKernel, tmp_path: Path) -> Iterator[None]:
+    """In the end the machine is as it was in the beginning, and there is no record."""
+    before = contents(kernel.sysfs)
+    yield
+    assert contents(kernel.sysfs) == before
+    assert not (tmp_path / RECORD).exists()

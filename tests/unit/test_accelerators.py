@@ -7,6 +7,8 @@ Kernel and QEMU are fakes here, as in test_vfio: what is tried is the order of t
 import asyncio
 import errno
 import os
+import shutil
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +16,9 @@ from typing import Any
 
 import pytest
 from support import ROOT
-from support.fake_kernel import FakeKernel, contents
+from support.fake_kernel import contents
 from support.fake_qmp import FakeQmp
-from support.machines import grow
+from unit.vfio_rig import kernel_of, refuse
 
 from pipeline.host import accelerators, passthrough
 from pipeline.host.accelerators import Accelerators, Guest
@@ -28,7 +30,6 @@ from pipeline.policy.config import Config, parse_config
 from pipeline.policy.model import LayerId
 
 pytestmark = pytest.mark.root        # a group's file changes its owner
-MACHINES = Path(__file__).parent / "machines"
 CARD, SECOND = "0000:3f:00.0", "0000:3f:01.1"     # a card without VFs, and the second that it gets
 UID = 700_000
 
@@ -37,16 +38,7 @@ class Host:
     """The machine with two sockets and a swarm on it."""
 
     def __init__(self, root: Path) -> None:
-        grow(MACHINES / "xeon-qat.txt", root)
-        for device in (root / "sys/bus/pci/devices").iterdir():
-            (device / "driver_override").write_text("(null)\n")
-            (device / "reset").write_text("")
-            if (device / "sriov_totalvfs").exists():
-                (device / "sriov_drivers_autoprobe").write_text("1\n")
-            if (device / "driver").is_symlink():
-                name = (device / "driver").readlink().name
-                (root / "sys/bus/pci/drivers" / name).mkdir(parents=True, exist_ok=True)
-        self.kernel = FakeKernel(root)
+        self.kernel = kernel_of("xeon-qat", root)
         self.root = root
         for group in range(300, 304):                 # of the VFs to come
             self.kernel.group_node(group).write_text("")
@@ -81,13 +73,6 @@ def deleted(address: str) -> dict[str, Any]:
     return {"event": "DEVICE_DELETED", "data": {"device": device_name(address)}}
 
 
-def refuse(number: int) -> Callable[[str], None]:
-    def answer(_value: str) -> None:
-        raise OSError(number, os.strerror(number))
-
-    return answer
-
-
 def run(what: Callable[[], Awaitable[None]]) -> None:
     async def life() -> None:
         async with asyncio.timeout(20):
@@ -120,6 +105,81 @@ def test_given_taken_away_and_given_to_another(host: Host) -> None:
 
     run(life)
     assert host.told == [f"instance 1 has {SECOND}", f"instance 1 has {SECOND} no more", f"instance 2 has {SECOND}"]
+
+
+FIRST = "0000:3f:01.0"
+
+
+def test_one_that_vanishes_while_it_is_taken(host: Host) -> None:
+    host.kernel.answers["drivers_probe"] = lambda _value: shutil.rmtree(host.kernel.device(FIRST))
+
+    async def life() -> None:
+        await host.accelerators.settle(1, f"{CARD} VF 0", guest(1, FakeQmp()))
+        assert host.accelerators.device(1) == ""
+        host.kernel.answers.clear()
+        (host.kernel.device(CARD) / "virtfn0").unlink()
+        await host.accelerators.restore()
+        assert host.untouched()
+
+    run(life)
+    (told,) = host.told
+    assert told.startswith("instance 1 goes on in software: ") and "vanished" in told
+
+
+def test_a_group_that_somebody_holds(host: Host) -> None:
+    host.kernel.busy.add(300)
+
+    async def life() -> None:
+        await host.accelerators.settle(1, f"{CARD} VF 0", guest(1, FakeQmp()))
+        assert host.accelerators.device(1) == "" and host.driver(FIRST) == ""
+        await host.accelerators.restore()
+        assert host.untouched()
+
+    run(life)
+    assert "goes on in software: IOMMU group 300" in host.told[0] and "is held by" in host.told[0]
+
+
+def test_a_driver_that_does_not_let_go(host: Host) -> None:
+    """The host's driver has the card itself."""
+    host.kernel.answers["unbind"] = refuse(errno.EBUSY)
+    host.accelerators.configure((CARD,), 0)
+
+    async def life() -> None:
+        await host.accelerators.settle(1, CARD, guest(1, FakeQmp()))
+        assert host.accelerators.device(1) == "" and host.untouched()
+
+    run(life)
+    (told,) = host.told
+    assert told.startswith("instance 1 goes on in software: driver c6xx does not let") and "end what uses it" in told
+
+
+def test_a_kernel_that_does_not_answer_holds_nobody_up(host: Host) -> None:
+    """The manager goes on with all else while a device hangs in the kernel."""
+    answer, asked = threading.Event(), threading.Event()
+
+    def hang(_value: str) -> None:
+        asked.set()
+        answer.wait(10)
+
+    host.kernel.answers["reset"] = hang
+
+    async def life() -> None:
+        for _ in range(3):
+            host.accelerators.equip(1, f"{CARD} VF 0", guest(1, FakeQmp()))
+        await asyncio.to_thread(asked.wait, 10)
+        host.accelerators.equip(2, f"{CARD} VF 1", guest(2, FakeQmp()))
+        await host.accelerators.without(3, guest(3, FakeQmp()))     # has none, so need not wait
+        gone = host.accelerators.gone(1)
+        assert not gone.done() and not answer.is_set()
+        answer.set()
+        await host.accelerators.settled()
+        assert host.accelerators.device(1) == "" and host.accelerators.device(2) == SECOND
+        host.accelerators.gone(2)
+        await host.accelerators.settled()
+        await host.accelerators.restore()
+        assert host.untouched()
+
+    run(life)
 
 
 @pytest.mark.parametrize(("file", "number", "words"), [

@@ -1,70 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
 """Taking functions and giving them back: the ways in which it fails, and a death at each step.
 
-The kernel is a fake one here: no emulated hardware refuses an unbind or vanishes. tests/hw does it for real.
+The kernel is a fake one here: no emulated hardware refuses an unbind or vanishes. For real: tests/vm/test_host.py.
 """
 
-import asyncio
 import contextlib
 import errno
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from support.fake_kernel import FakeKernel, contents
-from support.fake_qmp import FakeQmp
-from support.machines import grow
+from unit.vfio_rig import (
+    BRIDGE,
+    CARD,
+    EMPTY_PF,
+    FREE_VF,
+    NIC,
+    SHARED_CARD,
+    SHARED_NIC,
+    TAKEN_VF,
+    on,
+    refuse,
+    vfio_of,
+)
 
 from pipeline import errors
-from pipeline.host import passthrough
-from pipeline.host.in_use import group_users, uses
-from pipeline.host.vfio import RECORD, Vfio
-
-MACHINES = Path(__file__).parent / "machines"
-CARD, FREE_VF, EMPTY_PF, TAKEN_VF = "0000:3d:00.0", "0000:3d:01.0", "0000:3f:00.0", "0000:da:01.0"
-NIC, BRIDGE, DISK = "0000:18:00.0", "0000:17:00.0", "0000:5e:00.0"
-SHARED_CARD, SHARED_NIC = "0000:01:00.0", "0000:02:00.0"
-
-
-@pytest.fixture
-def kernel(request: pytest.FixtureRequest, tmp_path: Path) -> FakeKernel:
-    """Of the machine with two sockets, or of the one that the test names."""
-    grow(MACHINES / f"{getattr(request, 'param', 'xeon-qat')}.txt", tmp_path)
-    for device in (tmp_path / "sys/bus/pci/devices").iterdir():
-        (device / "driver_override").write_text("(null)\n")
-        (device / "reset").write_text("")
-        if (device / "sriov_totalvfs").exists():
-            (device / "sriov_drivers_autoprobe").write_text("1\n")
-        if (device / "driver").is_symlink():
-            (tmp_path / "sys/bus/pci/drivers" / (device / "driver").readlink().name).mkdir(parents=True, exist_ok=True)
-    return FakeKernel(tmp_path)
-
-
-@pytest.fixture
-def unchanged(kernel: FakeKernel, tmp_path: Path) -> Iterator[None]:
-    """In the end the machine is as it was in the beginning, and there is no record."""
-    before = contents(kernel.sysfs)
-    yield
-    assert contents(kernel.sysfs) == before
-    assert not (tmp_path / RECORD).exists()
-
-
-def vfio_of(kernel: FakeKernel, *allow: str, patience: float = 5.0) -> Vfio:
-    return Vfio(kernel.sysfs.parent, allow, kernel, patience)
-
-
-def on(machine: str) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("kernel", [machine], indirect=True)
-
-
-def refuse(number: int) -> Callable[[str], None]:
-    def answer(_value: str) -> None:
-        raise OSError(number, os.strerror(number))
-    return answer
-
+from pipeline.host.in_use import group_users
+from pipeline.host.vfio import RECORD
 
 # ---- what should happen
 
@@ -362,149 +326,3 @@ def test_a_death_at_any_step_is_undone(kernel: FakeKernel, after: bool) -> None:
         assert status == 9
         steps += 1
     assert steps >= 10
-
-
-# ---- who uses what
-
-def test_disks_with_mounts_and_swap_are_in_use(kernel: FakeKernel) -> None:
-    vfio = vfio_of(kernel, DISK)
-    disk = kernel.device(DISK) / "nvme/nvme0/nvme0n1"
-    (disk / "nvme0n1p2").mkdir(parents=True)
-    mapped = kernel.sysfs / "devices/virtual/block/dm-0"
-    (mapped / "slaves").mkdir(parents=True)
-    (mapped / "slaves/nvme0n1p2").symlink_to(disk / "nvme0n1p2")
-    for folder, name, target in (("dev/block", "253:0", mapped), ("class/block", "dm-0", mapped),
-                                 ("class/block", "nvme0n1p2", disk / "nvme0n1p2")):
-        (kernel.sysfs / folder).mkdir(parents=True, exist_ok=True)
-        (kernel.sysfs / folder / name).symlink_to(target)
-    (kernel.procfs / "self").mkdir()
-    mounts = kernel.procfs / "self/mountinfo"
-    mounts.write_text("22 1 253:0 / / rw - ext4 /dev/mapper/root rw\n")
-    with pytest.raises(errors.DeviceInUse, match=r": / is mounted from it"):
-        vfio.take(DISK)
-    mounts.write_text("22 1 0:31 /@ /srv/a\\040b rw shared:1 - btrfs /dev/nvme0n1p2 rw\n")
-    with pytest.raises(errors.DeviceInUse, match="/srv/a b is mounted from it"):
-        vfio.take(DISK)
-    mounts.write_text("")
-    (kernel.procfs / "swaps").write_text("Filename Type\n/dev/dm-0 partition 1 0 -2\n")
-    with pytest.raises(errors.DeviceInUse, match="swaps to it"):
-        vfio.take(DISK)
-    (kernel.procfs / "swaps").write_text("Filename Type\n/dev/nvme0n9p1 partition 1 0 -2\n")
-    subsystem = kernel.sysfs / "devices/virtual/nvme-subsystem/nvme-subsys0"     # as Linux shows NVMe with multipath
-    (subsystem / "nvme0n9/nvme0n9p1").mkdir(parents=True)
-    (subsystem / "nvme0n9/nvme0n9p1/partition").write_text("1\n")
-    (subsystem / "nvme0").symlink_to(kernel.device(DISK) / "nvme/nvme0")
-    (kernel.sysfs / "class/block/nvme0n9p1").symlink_to(subsystem / "nvme0n9/nvme0n9p1")
-    with pytest.raises(errors.DeviceInUse, match="swaps to it"):
-        vfio.take(DISK)
-    (kernel.procfs / "swaps").unlink()
-    vfio.take(DISK)
-
-
-def test_network_interfaces_are_in_use(kernel: FakeKernel) -> None:
-    def reasons() -> str:
-        machine = vfio_of(kernel).machine()
-        nic = machine.function(NIC)
-        assert nic
-        return "; ".join(uses(machine, nic, kernel.sysfs, kernel.procfs))
-
-    own = kernel.device(NIC) / "net/eno1"
-    assert "default route goes through eno1" in reasons()
-    (kernel.procfs / "net/route").write_text("")
-    assert reasons() == ""
-    (own / "flags").write_text("0x1003")
-    assert reasons() == "interface eno1 is up"
-    (own / "flags").write_text("0x1002")
-    (own / "master").symlink_to("../../../../bond0")
-    assert reasons() == "interface eno1 belongs to bond0"
-    for path in (own / "master", own / "flags", own / "ifindex"):
-        path.unlink()
-    own.rmdir()
-    assert "another network namespace" in reasons()
-
-
-def test_the_last_nic_stays(kernel: FakeKernel) -> None:
-    (kernel.procfs / "net/route").write_text("")
-    other = kernel.device("0000:18:00.1")
-    (other / "net/eno2/ifindex").unlink()
-    (other / "net/eno2").rmdir()
-    with pytest.raises(errors.DeviceInUse, match="eno1 is the host's only NIC"):
-        vfio_of(kernel, NIC).take(NIC)
-
-
-def test_a_program_has_it(kernel: FakeKernel) -> None:
-    link = kernel.device(EMPTY_PF) / "driver"
-    link.unlink()
-    link.symlink_to("../../drivers/uio_pci_generic")
-    with pytest.raises(errors.DeviceInUse, match="uio_pci_generic gives it to a program"):
-        vfio_of(kernel, EMPTY_PF).take(EMPTY_PF)
-
-
-# ---- in and out of a running machine
-
-def plugged(kernel: FakeKernel) -> Vfio:
-    vfio = vfio_of(kernel, "0000:da:00.0")
-    kernel.group_node(200).write_text("")
-    vfio.take(TAKEN_VF)
-    return vfio
-
-
-@pytest.fixture
-def pinned(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """Limits that were raised; for real it takes a right that a container may lack."""
-    raised: list[tuple[int, int]] = []
-    monkeypatch.setattr(passthrough, "allow_pinning", lambda pid, memory: raised.append((pid, memory)))
-    return raised
-
-
-@pytest.mark.root
-def test_attach_and_detach(kernel: FakeKernel, pinned: list[tuple[int, int]]) -> None:
-    vfio, told = plugged(kernel), []
-    name = passthrough.device_name(TAKEN_VF)
-    qmp = FakeQmp({"event": "DEVICE_DELETED", "data": {"path": "/machine/peripheral/x"}},
-                  {"event": "DEVICE_DELETED", "data": {"device": name}})
-
-    async def tell() -> None:
-        told.append(len(qmp.commands))
-
-    async def life() -> None:
-        await passthrough.attach(qmp, vfio, TAKEN_VF, pid=os.getpid(), uid=700_001, memory=128 << 20)
-        assert kernel.group_node(200).stat().st_uid == 700_001
-        await passthrough.detach(qmp, vfio, TAKEN_VF, tell=tell)
-
-    asyncio.run(life())
-    assert qmp.commands == [("device_add", {"driver": "vfio-pci", "host": TAKEN_VF, "id": name}),
-                            ("device_del", {"id": name})]
-    assert pinned == [(os.getpid(), 128 << 20)]
-    assert told == [1]                                    # before it was taken away
-    assert kernel.writes == [("reset", "1")] and kernel.group_node(200).stat().st_uid == 0
-
-
-@pytest.mark.root
-@pytest.mark.usefixtures("pinned")
-def test_attach_is_refused(kernel: FakeKernel) -> None:
-    vfio = plugged(kernel)
-    with pytest.raises(errors.HardwareError, match=r"does not take .*: no such thing"):
-        asyncio.run(passthrough.attach(FakeQmp(refuse="no such thing"), vfio, TAKEN_VF, pid=os.getpid(), uid=700_001,
-                                       memory=128 << 20))
-    assert kernel.group_node(200).stat().st_uid == 0
-
-
-@pytest.mark.parametrize("answer", ["nothing", "no"])
-def test_a_guest_never_releases(kernel: FakeKernel, answer: str) -> None:
-    vfio = plugged(kernel)
-    events = [{"event": "DEVICE_UNPLUG_GUEST_ERROR", "data": {"device": passthrough.device_name(TAKEN_VF)}}]
-    with pytest.raises(errors.NotReleased, match=TAKEN_VF) as caught:
-        asyncio.run(passthrough.detach(FakeQmp(*(events if answer == "no" else [])), vfio, TAKEN_VF, patience=0.05))
-    assert "end the instance" in caught.value.hint
-
-
-def test_a_layer_that_goes_on_using_it(kernel: FakeKernel) -> None:
-    qmp = FakeQmp()
-
-    async def tell() -> None:
-        await asyncio.Event().wait()
-
-    with pytest.raises(errors.NotReleased):
-        asyncio.run(passthrough.detach(qmp, plugged(kernel), TAKEN_VF, tell=tell, patience=0.05))
-    assert qmp.commands == []

@@ -23,7 +23,7 @@ from pipeline.policy.model import (
 )
 from pipeline.policy.places import allocate_vm_id, assign_slots, taken_slots
 from pipeline.policy.probe import can_activate
-from pipeline.policy.routing import next_routing, routing_table
+from pipeline.policy.routing import REFRESH, next_routing, routing_table
 
 
 def desired(actual: Swarm, intent: Intent, now: float) -> Swarm:
@@ -38,7 +38,7 @@ def desired(actual: Swarm, intent: Intent, now: float) -> Swarm:
     for instance in wanted.instances:
         if instance.layers and not any(layer.id in instance.layers for layer in intent.layers):
             wanted = _let_go(wanted, instance, deadline)
-    wanted = _warm(actual, wanted, intent)
+    wanted = _warm(actual, wanted, intent, now)
     routing = _routing(actual, wanted, now)
     known = {service.name for service in actual.services}
     served = tuple(s for s in services if s.name in known or all(map(routing.active, s.chain.layers)))
@@ -93,7 +93,7 @@ def _pool(actual: Swarm, wanted: Swarm, layer: Layer, intent: Intent, now: float
     wanted = _without(wanted, {i.vm_id for i in unneeded if _drained(i, now)})
     for instance in at_once:
         wanted = _let_go(wanted, instance, deadline)
-    for instance in keep:
+    for instance in (i for i in keep if i.state is not VmState.ACTIVE):
         wanted = wanted.with_instance(replace(instance, state=VmState.ACTIVE))
 
     missing = 0 if layer.id in intent.held else layer.instances - len(keep) - len(others)
@@ -152,7 +152,7 @@ def _changes(actual: Swarm, wanted: Swarm, intent: Intent, now: float) -> Swarm:
     for instance in wanted.instances:
         layer = layers.get(intent.change.get(instance.vm_id) or instance.becomes or LayerId.NONE)
         if layer is None or layer.id in instance.layers:
-            wanted = wanted.with_instance(replace(instance, becomes=None))
+            wanted = wanted.with_instance(replace(instance, becomes=None)) if instance.becomes else wanted
         elif instance.state is VmState.ACTIVE:
             wanted = wanted.with_instance(replace(instance.to(VmState.DRAINING), deadline=now + intent.drain_timeout,
                                                   becomes=layer.id))
@@ -162,13 +162,14 @@ def _changes(actual: Swarm, wanted: Swarm, intent: Intent, now: float) -> Swarm:
     return replace(wanted, instances=tuple(i for i in wanted.instances if i.becomes or not _drained(i, now)))
 
 
-def _warm(actual: Swarm, wanted: Swarm, intent: Intent) -> Swarm:
+def _warm(actual: Swarm, wanted: Swarm, intent: Intent, now: float) -> Swarm:
     """``wanted`` with as many instances without a layer as are to be kept ready. They are always new ones: one that
     has served a layer might carry a guest along that broke into it. None is started while a layer waits for an
-    instance, which needs the CPUs more.
+    instance, or has just got one, which needs the CPUs more.
     """
     active = {i.incarnation for i in actual.instances if i.state is VmState.ACTIVE}
     waits = any(i.state is VmState.ACTIVE and i.incarnation not in active for i in wanted.instances)
+    waits = waits or now < actual.routing.made_at + REFRESH
     for driver, count in intent.warm.items():
         pool = [i for i in wanted.instances if not i.layers and i.driver is driver]
         if not waits and LayerId.NONE not in intent.held:

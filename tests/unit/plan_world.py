@@ -31,6 +31,7 @@ from pipeline.policy.model import (
 )
 from pipeline.policy.places import acknowledge, taken_slots
 from pipeline.policy.plan import diff
+from pipeline.policy.routing import REFRESH
 
 TCP, TLS, HTTP, APP = LayerId.TCP, LayerId.TLS, LayerId.HTTP, LayerId.APP
 HTTPS = Service("https", (ip_address("10.0.0.1"),), 443, Chain((TCP, TLS, HTTP, APP)))
@@ -136,7 +137,8 @@ class World:
         self.actual = self.actual.with_instance(replace(instance, status=status))
 
     def happen(self) -> None:
-        """All that is under way comes to its end."""
+        """All that is under way comes to its end, and nothing more happens for a while."""
+        self.now += REFRESH
         for instance in self.actual.instances:
             if instance.state is VmState.BOOTING:
                 self.become(instance, VmState.READY)

@@ -124,7 +124,9 @@ class AnyOrder(RuleBasedStateMachine):
         self.world.settle()
 
 
-# To make a failing example small takes minutes: only `make verify` does it.
+# To make a failing example small takes minutes: only `make verify` does it, which tries more of them, too.
 STEADY = settings.default.derandomize
-AnyOrder.TestCase.settings = settings(stateful_step_count=30, phases=(Phase.generate,) if STEADY else tuple(Phase))
+AnyOrder.TestCase.settings = settings(
+    max_examples=60 if STEADY else settings.default.max_examples, stateful_step_count=30,
+    phases=(Phase.generate,) if STEADY else tuple(Phase))
 TestAnyOrder = AnyOrder.TestCase

@@ -21,6 +21,7 @@ from pipeline.policy.model import (
     LayerId,
     VmState,
 )
+from pipeline.policy.routing import REFRESH
 
 WARM = replace(INTENT, warm={Driver.PROCESS: 2})
 
@@ -30,7 +31,7 @@ def warm_of(world: World) -> list[Instance]:
 
 
 def test_a_layer_that_grows_takes_a_warm_one_and_then_the_pool_is_filled_again() -> None:
-    """Not before: what starts takes the CPUs from the one that is waited for."""
+    """Not before: what starts takes the CPUs from the one that is waited for, and from its first answers."""
     world = World(WARM)
     world.settle()
     ready = warm_of(world)
@@ -43,6 +44,8 @@ def test_a_layer_that_grows_takes_a_warm_one_and_then_the_pool_is_filled_again()
     assert not world.act()
     world.happen()
     assert kinds(world.act()) == [ActivateInstance, SetRoutes]
+    assert not world.act()
+    world.now += REFRESH
     (filled,) = (a.instance for a in world.act() if isinstance(a, StartInstance))
     assert filled.layers == ()
     world.settle()

@@ -4,6 +4,7 @@
 import os
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from select import select
@@ -19,6 +20,7 @@ from pipeline.cli.client import call
 pytestmark = [pytest.mark.netns, pytest.mark.bpf]
 
 
+UNMANAGED = float(os.environ.get("SWARMLINE_UNMANAGED", "1"))  # seconds; tests/verify says 60
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
@@ -232,6 +234,24 @@ def test_manager_killed_under_load(swarm: Swarm) -> None:
         swarm.eventually_active("app", 2)
     assert not load.failures
     assert len(set(swarm.pids().values()) & set(pids.values())) >= 7
+
+
+def test_nobody_manages_for_a_while(swarm: Swarm) -> None:
+    """Nothing fails meanwhile; the next manager changes nothing."""
+    first, pids = swarm.manager_pid(), swarm.pids()
+    with Load(swarm.lab) as load:
+        os.kill(first, signal.SIGSTOP)  # killed at once it would be replaced at once
+        since = time.monotonic()
+        while time.monotonic() < since + UNMANAGED:
+            load.goes_on()
+        kill(first)
+        eventually(lambda: manager_of(swarm) not in (None, first), "another manager", timeout=30)
+        load.goes_on()
+        swarm.published()  # so it has had its turns
+        assert swarm.pids() == pids
+    assert not load.failures
+    done = {event["kind"] for event in call(swarm.run_dir, "GET", "/v1/events")["events"]}
+    assert "adopted" in done and not done & {"start-instance", "drain-instance", "stop-instance"}, done
 
 
 def test_instance_killed_while_there_is_no_manager(swarm: Swarm) -> None:

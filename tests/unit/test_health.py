@@ -25,7 +25,7 @@ def test_silence_is_found_in_time() -> None:
 def test_a_look_comes_when_somebody_becomes_silent(last_beat: float) -> None:
     """However the looks lie: five each second, and the one that ``look_in`` asks for."""
     heart, now, looks = Heartbeats(), 99.0, 0
-    while not heart.silent([(1, min(now - 0.05, last_beat)), (2, now - 0.05)], now):
+    while not heart.silent([(1, min(now, last_beat)), (2, now)], now):
         now += min(0.2, heart.look_in)
         looks += 1
     assert 0 < now - last_beat - SILENCE < 0.002
@@ -40,6 +40,14 @@ def test_nobody_is_blamed_for_a_pause_of_the_manager_itself() -> None:
     assert heart.silent([(1, 101.8)], 110.2) == set()
     assert heart.silent([(1, 101.8)], 110.4) == set()
     assert heart.silent([(1, 101.8)], 110.6) == {1}             # the manager lives again, the instance does not
+
+
+def test_a_manager_that_is_always_late_finds_the_silent_too() -> None:
+    heart = Heartbeats()
+    for step in range(20):
+        now = 100.0 + step * 0.5
+        found = heart.silent([(1, 100.0), (2, now - 0.1)], now)
+        assert found == ({1} if step >= 12 else set()), step
 
 
 def test_who_waits_for_a_cpu_is_late_and_not_dead() -> None:

@@ -2,16 +2,11 @@
 /* Frames in and out of a queue: the virtio-net header, and copies between parts. */
 #include "vhost/ring.h"
 
-enum { AHEAD = 16, FETCH_MAX = 1536 };
-
-static inline void line_own(const uint8_t *p)
-{
-#ifdef __x86_64__
-	__asm__ volatile("prefetchw %0" : : "m"(*p));
-#else
-	__builtin_prefetch(p, 1);
-#endif
-}
+enum {
+	AHEAD = 16,
+	FETCH_MAX = 1536,
+	SMALL_MAX = 2 * SL_VQ_LINE_LEN,   /* header and frame together: not more than the lines that are fetched ahead */
+};
 
 /* Copies len bytes out of *seg and moves *seg and its first part past them. The parts hold at least len. */
 static void parts_pull(struct iovec **seg, uint32_t *nb, void *to, size_t len)
@@ -39,9 +34,11 @@ struct ahead {
 	struct iovec seg[AHEAD][SL_VQ_SEGS];
 };
 
-/* Takes up to nb chains; *more: that many were there. */
+/* Takes up to nb chains; *more: that many were there. The guest soon writes the next frame into the memory of a small one.
+ * If its line is taken away at once and sent back after the copy, the guest need not ask us for it. */
 static uint32_t ahead_take(struct sl_vq *q, struct ahead *a, uint32_t nb, bool *more)
 {
+	const uint8_t *data;
 	uint32_t i;
 
 	for (i = 0; i < nb; i++) {
@@ -52,8 +49,12 @@ static uint32_t ahead_take(struct sl_vq *q, struct ahead *a, uint32_t nb, bool *
 		c->nb_seg = 0;
 		if (ring_take(q, c) <= 0)
 			break;
+		data = (uint8_t *)c->seg[0].iov_base + SL_VQ_LINE_LEN;
 		__builtin_prefetch(c->seg[0].iov_base);
-		__builtin_prefetch((uint8_t *)c->seg[0].iov_base + SL_VQ_LINE_LEN);
+		if (c->len <= SMALL_MAX)
+			line_own(data);
+		else
+			__builtin_prefetch(data);
 	}
 	*more = i == nb;
 	return i;
@@ -97,11 +98,15 @@ uint32_t sl_vq_recv(struct sl_vq *q, struct sl_vq_buf *bufs, uint32_t nb, uint32
 		*budget -= n;
 		for (i = 0; i < n; i++) {
 			struct sl_vq_chain *c = &a.chain[i];
+			const void *data;
 
 			if (!header_take(q, c))
 				continue;
 			bufs[got].len = (uint32_t)c->len;
+			data = c->seg->iov_base;
 			parts_pull(&c->seg, &c->nb_seg, bufs[got++].data, c->len);
+			if (c->len <= SMALL_MAX - SL_VQ_HDR_LEN)
+				line_give(data);
 			ring_put(q, c->id, 0, c->nb_slot);
 		}
 	}

@@ -15,6 +15,25 @@ enum {
 _Static_assert(offsetof(struct vring_packed_desc, len) == 8 && offsetof(struct vring_packed_desc, id) == 12 &&
 	       offsetof(struct vring_packed_desc, flags) == 14, "len, id and flags are one word");
 
+/* Hints about lines of the caches: p's will be written here; or next by the other core, and goes half of the way. */
+static inline void line_own(const void *p)
+{
+#ifdef __x86_64__
+	__asm__ volatile("prefetchw %0" : : "m"(*(const char *)p));
+#else
+	__builtin_prefetch(p, 1);
+#endif
+}
+
+static inline void line_give(const void *p)
+{
+#ifdef __x86_64__
+	__asm__ volatile("cldemote %0" : : "m"(*(const char *)p));   /* does nothing where it is not known */
+#else
+	(void)p;
+#endif
+}
+
 struct sl_vq_chain {
 	struct iovec *seg;                /* room for cap parts; nb_seg are filled */
 	uint32_t cap, nb_seg;
@@ -147,16 +166,6 @@ static inline int packed_take(struct sl_vq *q, struct sl_vq_chain *c)
 	c->id = id;                                 /* the last descriptor of a chain has it */
 	packed_step(q, &q->next, &q->next_wrap, c->nb_slot);
 	return 1;
-}
-
-/* A hint: this line will be wanted by the other core next. */
-static inline void line_give(const void *p)
-{
-#ifdef __x86_64__
-	__asm__ volatile("cldemote %0" : : "m"(*(const char *)p));   /* does nothing where it is not known */
-#else
-	(void)p;
-#endif
 }
 
 /* Shows the guest the buffers that were given back, in order, each by one store. So at any moment, also when we are

@@ -189,11 +189,7 @@ class Manager:
     # ---- what is
 
     def _observe(self) -> None:
-        reports = self.actor.reports()
-        for vm_id, report in reports.items():
-            if who := report.quarantine(self.reports.get(vm_id)):
-                self.events.note("quarantine", f"instance {vm_id} has shut out {who}", vm_id=vm_id)
-        self.reports.update(reports)
+        self.reports.update(self.actor.reports())
         beats = [(vm_id, report.status.heartbeat_ns / 1e9) for vm_id, report in self.reports.items()]
         self._silent = self._heartbeats.silent(beats, time.monotonic(), self.actor.runnable)
         for instance in self.actual.instances:

@@ -37,6 +37,7 @@ class Actor:
     def __init__(self, run_dir: Path, config: Config, on_news: Callable[[], None], on_end: Callable[[int], None],
                  on_router_end: Callable[[], None], note: Callable[[str, str], None] = lambda kind, text: None) -> None:
         self.held = Held(run_dir, config, lambda text: note("accelerator", text))
+        self._note = note
         self._routes = Routes(self.held)
         self._front = Front(self.held, on_router_end)
         self._members = Members(self.held, self._routes, self._front, on_news, on_end, note)
@@ -163,10 +164,15 @@ class Actor:
     # ---- what is known of instances
 
     def reports(self) -> dict[int, Report]:
-        """What each instance says of itself now."""
+        """What each instance says of itself now. Whom it has shut out is told, and nothing is done about that: one that
+        lies shall not bring others down.
+        """
         found = {}
         for vm_id, member in self.held.members.items():
             if (report := member.control.report()) is not None:
+                if who := report.quarantine(member.heard):
+                    self._note("quarantine", f"instance {vm_id} has shut out {who}")
+                member.heard = report
                 status = replace(report.status, allowance=self._allowance(member))
                 found[vm_id] = replace(report, status=status)
                 if member.running:

@@ -16,6 +16,7 @@ from pipeline.host.edges import EdgeMemory
 from pipeline.host.holder_client import HolderClient, InstanceFds
 from pipeline.host.nic import NicFacts, facts_of
 from pipeline.host.placer import Placer
+from pipeline.host.report import Report
 from pipeline.host.router import Router
 from pipeline.instances.driver import Driver, Running
 from pipeline.policy.config import Config
@@ -37,6 +38,7 @@ class Member:
     running: Running | None = None
     watcher: asyncio.Task[None] | None = None
     plugging: asyncio.Task[None] | None = None
+    heard: Report | None = None      # what it said last
     allowance: float = 1.0           # as in VMStatus, when last looked at
     allowance_at: float = -inf
     why: str = ""                    # it is not running

@@ -123,8 +123,13 @@ class Host:
     def _connect(self, path: Path) -> socket.socket:
         assert _there(path, self._qemu), f"QEMU did not start{self.said()}"
         sock = socket.socket(socket.AF_UNIX)
-        sock.connect(str(path))
-        return sock
+        while True:
+            try:
+                sock.connect(str(path))
+                return sock
+            except ConnectionRefusedError:       # it has the name, and does not listen yet
+                assert self._qemu.poll() is None, f"QEMU ended{self.said()}"
+                time.sleep(0.01)
 
 
 def _there(path: Path, process: subprocess.Popen[bytes]) -> bool:

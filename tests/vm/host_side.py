@@ -383,6 +383,7 @@ async def _nested() -> dict[str, Any]:
             await passthrough.attach(qmp, vfio, edu, **facts)
             await guest.until("edu ok\n")
             await guest.tell("k")
+            await guest.until("keeps\n")
             try:
                 await passthrough.detach(qmp, vfio, edu, patience=1)
             except errors.NotReleased as error:

@@ -108,8 +108,10 @@ static void hotplug(void)
 
 	outl(HOTPLUG_BUS, 0);
 	for (;;) {
-		if (inb(COM1 + 5) & 1)
-			keep = inb(COM1) == 'k';
+		if ((inb(COM1 + 5) & 1) && inb(COM1) == 'k') {
+			keep = 1;
+			say("keeps\n");
+		}
 		up = inl(HOTPLUG_UP);
 		for (u32 slot = 0; slot < 32; slot++)
 			if (up >> slot & 1)

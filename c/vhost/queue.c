@@ -185,6 +185,8 @@ void sl_vq_flush(struct sl_vq *q)
 
 bool sl_vq_arm(struct sl_vq *q)
 {
+	uint16_t flags;
+
 	if (q->state != SL_VQ_STARTED)
 		return false;
 	q->armed = true;
@@ -196,8 +198,10 @@ bool sl_vq_arm(struct sl_vq *q)
 		sl_guest_post(&q->used->flags, 0);
 	/* as in sl_vq_flush, with the parts exchanged */
 	sl_full_fence();
-	if (q->packed)
-		return packed_is_avail(q, sl_guest_peek(&q->slots[q->next].flags));
+	if (q->packed) {
+		flags = sl_guest_peek(&q->slots[q->next].flags);
+		return packed_is_avail(q, flags) || packed_is_foreign(q, flags);
+	}
 	return sl_guest_peek(&q->avail->idx) != q->next;
 }
 

@@ -134,16 +134,40 @@ static inline void packed_step(const struct sl_vq *q, uint16_t *slot, bool *wrap
 	*slot = (uint16_t)to;
 }
 
+/* Whether the next slot was given back in this very lap, though not by us. QEMU does that when its back-end dies: it empties
+ * a guest's sending ring, from a place that it only guesses (seen with 7.2). */
+static inline bool packed_is_foreign(const struct sl_vq *q, uint16_t flags)
+{
+	return (flags & (PACKED_AVAIL | PACKED_USED)) == packed_used(q->next_wrap);
+}
+
+/* Passes over such slots, once all that we took before is given back. The flags of the first other one. */
+static inline uint16_t packed_foreign_pass(struct sl_vq *q, uint16_t flags)
+{
+	for (uint32_t n = 0; n < q->size && packed_is_foreign(q, flags); n++) {
+		if (q->next != q->put || q->next_wrap != q->put_wrap)
+			break;
+		packed_step(q, &q->next, &q->next_wrap, 1);
+		q->put = q->next;
+		q->put_wrap = q->next_wrap;
+		flags = sl_guest_observe(&q->slots[q->next].flags);
+	}
+	return flags;
+}
+
 static inline int packed_take(struct sl_vq *q, struct sl_vq_chain *c)
 {
-	struct vring_packed_desc *p = &q->slots[q->next];
-	uint16_t slot = q->next, flags = sl_guest_observe(&p->flags), id;
-	bool wrap = q->next_wrap;
+	uint16_t slot, flags = sl_guest_observe(&q->slots[q->next].flags), id;
+	struct vring_packed_desc *p;
+	bool wrap;
 	uint32_t len;
 	uint64_t gpa;
 
-	if (!packed_is_avail(q, flags))
+	if (!packed_is_avail(q, flags) && !packed_is_avail(q, flags = packed_foreign_pass(q, flags)))
 		return 0;
+	slot = q->next;
+	wrap = q->next_wrap;
+	p = &q->slots[slot];
 	c->nb_slot = 0;
 	c->len = 0;
 	for (;;) {

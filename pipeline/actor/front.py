@@ -101,7 +101,7 @@ class Front:
     # ---- ports
 
     def port_announce(self, member: Member) -> None:
-        """Of an instance whose driver has the router connect to it: before it is plugged."""
+        """Of an instance whose driver has the router connect to it: as soon as that listens."""
         if LayerId.TCP in member.instance.layers and member.driver.vhost:
             assert self._held.router
             self._held.router.port_add_vhost(member.instance.vm_id, _vips(self._held.config.services))

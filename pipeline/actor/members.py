@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from pipeline.actor import fitting
 from pipeline.actor.front import Front
@@ -194,9 +195,9 @@ class Members:
         number = member.control.assign(assignment, fitting.conf(held, member, instance, self.secrets))
         self._routes.write(member)
         self._routes.announce()
-        self._front.port_announce(member)
         ring(member.fds.doorbell)
-        outfit = fitting.outfit(held, instance, number, assignment)
+        outfit = replace(fitting.outfit(held, instance, number, assignment),
+                         listening=partial(self._front.port_announce, member))
         member.plugging = asyncio.create_task(self._plug(member, outfit))
 
     async def _plug(self, member: Member, outfit: Outfit) -> None:

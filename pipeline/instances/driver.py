@@ -7,7 +7,7 @@ import asyncio
 import os
 import signal
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
@@ -51,7 +51,7 @@ class InstanceSpec:
 class Outfit:
     """What an instance needs of the world outside for one assignment: the number that ``ControlRegion.assign`` gave,
     the memory of its edges, and by layer an interface of its own (``tap``, with a backlog for its listening sockets) or
-    a folder (``root``).
+    a folder (``root``). A driver whose interface the router connects to calls ``listening`` when it can.
     """
 
     number: int
@@ -60,6 +60,7 @@ class Outfit:
     tap: TapSpec | None = None
     backlog: int = 0
     root: PurePath | None = None
+    listening: Callable[[], None] = lambda: None
 
 
 @dataclass

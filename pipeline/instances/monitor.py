@@ -136,14 +136,16 @@ class Monitor:
         """Takes it away again, once the guest has let go of it. A guest that does not is lost."""
         await self._take(name, "object-del", f"m-{name}")
 
-    async def plug_interface(self, path: str, mac: bytes, **options: object) -> None:
+    async def plug_interface(self, path: str, mac: bytes, listening: Callable[[], None], **options: object) -> None:
         """Gives the guest eth0, to which the router connects at this path, seen from the folder in which QEMU was
-        started. QEMU, and the guest with it, waits until the router has. Raises InstanceError.
+        started. ``listening`` is called when it can: from then on QEMU, and the guest with it, waits until the router
+        has. Raises InstanceError.
         """
         address = {"type": "unix", "data": {"path": path}}
         backend = {"type": "socket", "data": {"addr": address, "server": True, "wait": False}}
         try:
             await self._run("chardev-add", id="router", backend=backend)
+            listening()
             await self._run("netdev_add", type="vhost-user", id="net", chardev="router")
             device = {"driver": "virtio-net-pci", "id": "eth0", "netdev": "net", "mac": mac.hex(":"), "romfile": ""}
             await self._run("device_add", **device, **options)

@@ -206,7 +206,8 @@ class QemuDriver(Driver):
         assert isinstance(running, QemuRunning)
         await running.booted.wait()
         if outfit.tap:
-            await running.monitor.plug_interface(vhost.SOCKET, outfit.tap.mac, **interface_options(running.accelerator))
+            await running.monitor.plug_interface(vhost.SOCKET, outfit.tap.mac, outfit.listening,
+                                                 **interface_options(running.accelerator))
         for grant in outfit.edges:
             await running.monitor.plug(_device(grant.edge_id), grant.memfd)
 

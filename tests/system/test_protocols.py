@@ -140,13 +140,16 @@ def test_session_resumes_on_every_instance(swarm: Swarm, version: ssl.TLSVersion
         swarm.published()
         return {i["vm_id"]: i["counters"].get("resumed", 0) for i in swarm.instances("tls")}
 
-    before = resumed()
-    for _ in range(24):
-        with dial_tls(swarm.lab, context, session=session) as sock:
-            assert sock.session_reused
-            get(sock)
-    grown = {vm_id: count - before[vm_id] for vm_id, count in resumed().items()}
-    assert sum(grown.values()) == 24
+    before, sessions = resumed(), 0
+    grown = dict.fromkeys(before, 0)
+    while not all(grown.values()) and sessions < 480:      # who is busier than the other gets few
+        for _ in range(24):
+            with dial_tls(swarm.lab, context, session=session) as sock:
+                assert sock.session_reused
+                get(sock)
+        sessions += 24
+        grown = {vm_id: count - before[vm_id] for vm_id, count in resumed().items()}
+        assert sum(grown.values()) == sessions
     assert len(grown) == 2 and all(grown.values()), grown
 
 

@@ -64,7 +64,7 @@ class Held:
         self.edges: dict[str, EdgeMemory] = {}
         self.classifier: Classifier | None = None
         self.router: Router | None = None
-        self.placer = Placer(config)
+        self.placer = Placer(config, run_dir=run_dir)
         self.accelerators = Accelerators.of(run_dir, tell)
 
     @property

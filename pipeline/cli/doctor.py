@@ -17,6 +17,7 @@ from pipeline.cli.options import Json, print_json
 from pipeline.errors import HostError, SwarmlineError
 from pipeline.host import hugepages, processes
 from pipeline.host.hardware import inventory
+from pipeline.host.placer import this_machine
 from pipeline.host.wishes import wishes
 from pipeline.instances.guests import check
 from pipeline.instances.qemu_argv import Accelerator
@@ -136,7 +137,7 @@ def _hardware() -> Finding:
 def _placement(file: Path) -> Finding:
     """Conflicts and oversubscription."""
     config = preflight.config(file)
-    problems = place(inventory(), wishes(config)).problems
+    problems = place(this_machine(), wishes(config)).problems
     if not problems:
         return Finding("placement", "ok", "everything has a core and memory of its own, on the NIC's node")
     return Finding("placement", "warning", "; ".join(problems))

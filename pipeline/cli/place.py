@@ -13,6 +13,7 @@ from pipeline.cli import preflight
 from pipeline.cli.hardware import Sysfs, machine_at
 from pipeline.cli.options import Json, print_json
 from pipeline.host.hardware import SYSFS
+from pipeline.host.placer import this_machine
 from pipeline.host.wishes import wishes
 from pipeline.policy.placement import place as placed
 
@@ -25,7 +26,8 @@ def place(file: ConfigFile, sysfs: Sysfs = SYSFS, as_json: Json = False,
 
     Example: swarmline place --explain examples/https.toml
     """
-    placement = placed(machine_at(sysfs), wishes(preflight.config(file)))
+    machine = this_machine() if sysfs == SYSFS else machine_at(sysfs)
+    placement = placed(machine, wishes(preflight.config(file)))
     if as_json:
         print_json(asdict(placement))
         return

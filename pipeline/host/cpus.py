@@ -8,6 +8,9 @@ import ctypes
 import mmap
 import os
 from collections.abc import Iterable
+from pathlib import Path
+
+from pipeline.host import processes
 
 _MBIND, _MPOL_PREFERRED, _MPOL_MF_MOVE = {"x86_64": 237, "aarch64": 235}, 1, 2
 _WORDS = 16                    # of a mask of nodes: 1024 of them
@@ -26,6 +29,20 @@ def pin(pid: int, cpus: Iterable[int]) -> bool:
     except (OSError, ValueError):
         return False
     return True
+
+
+def taken(spared: Path | None = None) -> dict[int, str]:
+    """The CPUs that parts of running swarms are pinned to, each with the run-time folder of its swarm. ``spared``: the
+    folder of one that does not count.
+    """
+    anywhere, found = os.sched_getaffinity(0), dict[int, str]()
+    spared = spared and spared.absolute()
+    for process, folder in processes.of_all_swarms():
+        with contextlib.suppress(ProcessLookupError):
+            cpus = os.sched_getaffinity(process.pid)
+            if cpus < anywhere and folder != spared:
+                found |= dict.fromkeys(cpus, str(folder))
+    return found
 
 
 def prefer_node(fd: int, length: int, node: int) -> bool:

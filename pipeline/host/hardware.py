@@ -129,15 +129,17 @@ def _nodes(sysfs: Path, procfs: Path) -> tuple[Node, ...]:
     numbers = sorted(int(path.name[4:]) for path in folder.glob("node[0-9]*"))
     if not numbers:
         pool = sysfs / "kernel/mm" / POOL
-        return (Node(0, _online(sysfs), _kib(text(procfs / "meminfo"), "MemTotal"), _count(pool, "nr"),
-                     _count(pool, "free"), {0: 10}),)
+        meminfo = text(procfs / "meminfo")
+        return (Node(0, _online(sysfs), _kib(meminfo, "MemTotal"), _count(pool, "nr"), _count(pool, "free"), {0: 10},
+                     _free(meminfo)),)
     nodes = []
     for number in numbers:
         own = folder / f"node{number}"
         distances = [int(word) for word in text(own / "distance").split() if word.isdecimal()]
-        nodes.append(Node(number, cpu_list(text(own / "cpulist")), _kib(text(own / "meminfo"), "MemTotal"),
+        meminfo = text(own / "meminfo")
+        nodes.append(Node(number, cpu_list(text(own / "cpulist")), _kib(meminfo, "MemTotal"),
                           _count(own / POOL, "nr"), _count(own / POOL, "free"),
-                          dict(zip(numbers, distances, strict=False))))
+                          dict(zip(numbers, distances, strict=False)), _free(meminfo)))
     return tuple(nodes)
 
 
@@ -145,8 +147,13 @@ def _count(pool: Path, what: str) -> int:
     return _number(pool / f"{what}_hugepages") or 0
 
 
+def _free(meminfo: str) -> int:
+    """The kernel drops cached files when it makes hugepages."""
+    return sum(_kib(meminfo, name) for name in ("MemFree", "Active(file)", "Inactive(file)"))
+
+
 def _kib(meminfo: str, name: str) -> int:
-    found = re.search(rf"\b{name}:\s+(\d+) kB", meminfo)
+    found = re.search(rf"\b{re.escape(name)}:\s+(\d+) kB", meminfo)
     return int(found[1]) << 10 if found else 0
 
 

@@ -5,8 +5,9 @@ accelerator each instance is to have."""
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
-from pipeline.host.cpus import pin, prefer_node
+from pipeline.host.cpus import pin, prefer_node, taken
 from pipeline.host.hardware import inventory
 from pipeline.host.wishes import wishes
 from pipeline.policy.config import Config
@@ -15,10 +16,19 @@ from pipeline.policy.model import LayerId
 from pipeline.policy.placement import Placement, Seat, Wishes, equip, place, seat, without
 
 
-class Placer:
-    """Of one swarm. Without ``pin`` only the `cpus` of a layer count, and what it `wants`. ``machine``: a test's."""
+def this_machine(spared: Path | None = None) -> Machine:
+    """With what swarms that run here have taken of it, without the one in this folder."""
+    return replace(inventory(), taken=taken(spared))
 
-    def __init__(self, config: Config, machine: Machine | None = None) -> None:
+
+class Placer:
+    """Of the swarm in ``run_dir``. Without ``pin`` only the `cpus` of a layer count, and what it `wants`.
+
+    ``machine``: a test's.
+    """
+
+    def __init__(self, config: Config, machine: Machine | None = None, run_dir: Path | None = None) -> None:
+        self._run_dir = run_dir
         self._layers = {layer.id: layer for layer in config.layers}
         self._seats: dict[int, Seat] = {}
         self._machine = machine
@@ -34,7 +44,7 @@ class Placer:
         self._layers = {layer.id: layer for layer in config.layers}
         if not self._pins and not _wants(config) and self._placement is None:
             return
-        self._machine = self._machine or inventory()
+        self._machine = self._machine or this_machine(self._run_dir)
         self._wishes = wishes(config)
         if self._placement is None:
             nobody = tuple(replace(layer, instances=0) for layer in config.layers)

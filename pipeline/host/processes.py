@@ -25,6 +25,7 @@ from pipeline.errors import HostError
 
 MNT_DETACH = 2
 BIN_VARIABLE = "SWARMLINE_BIN"     # a folder that is searched first for swarmline's programs; for tests
+RUN_DIR_OPTION = "--run-dir="
 VARIABLES = ("SWARMLINE_", "ASAN_", "UBSAN_")
 
 # What processes of a swarm make in its folder. Nothing else is ever removed from there.
@@ -127,7 +128,7 @@ def environment() -> dict[str, str]:
 
 def run_dir_argument(run_dir: Path) -> str:
     """The word by which a process is known to belong to a swarm."""
-    return f"--run-dir={os.path.abspath(run_dir)}"
+    return f"{RUN_DIR_OPTION}{os.path.abspath(run_dir)}"
 
 
 def find(run_dir: Path) -> list[Process]:
@@ -141,6 +142,16 @@ def find(run_dir: Path) -> list[Process]:
 def of_instance(run_dir: Path, vm_id: int) -> list[Process]:
     """Those of one instance: it, and while it starts what starts it."""
     return [process for process in find(run_dir) if f"--vm-id={vm_id}" in process.argv]
+
+
+def of_all_swarms() -> Iterator[tuple[Process, Path]]:
+    """Each process of every swarm on this machine, with the swarm's folder."""
+    for pid in _pids():
+        process = Process.of(pid)
+        words = process.argv if process and not _front_end(process) else ()
+        folder = next((w.removeprefix(RUN_DIR_OPTION) for w in words if w.startswith(RUN_DIR_OPTION)), "")
+        if process and folder:
+            yield process, Path(folder)
 
 
 def _front_end(process: Process) -> bool:

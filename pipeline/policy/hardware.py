@@ -130,6 +130,7 @@ class Node:
     hugepages: int = 0                       # of 2 MiB, in the pool
     free_hugepages: int = 0
     distances: Mapping[int, int] = field(default_factory=dict)
+    free_memory: int = 0                     # bytes that could become hugepages: unused, or cached files
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,7 @@ class Machine:
     isolated_cpus: tuple[int, ...] = ()      # kernel argument isolcpus
     default_routes: tuple[str, ...] = ()     # interfaces that have one
     vfio: bool = False                       # the driver vfio-pci is there
+    taken: Mapping[int, str] = field(default_factory=dict)     # CPUs of running swarms' pinned parts, and whose
 
     @property
     def iommu(self) -> bool:

@@ -35,7 +35,7 @@ class Seat:
 
 @dataclass(frozen=True)
 class Memory:
-    """Of one edge. ``node`` None: no node has so many hugepages free."""
+    """Of one edge. ``node`` None: no node has so much memory."""
 
     name: str
     pages: int
@@ -74,7 +74,8 @@ class Placement:
         lines += [line(f"{m.name:9} {_where(m.node)}, {m.pages} hugepages", m.why) for m in self.memories]
         for s in (self.router, *self.seats):
             device = f", {s.accelerator}" if s.accelerator else ""
-            lines.append(line(f"{s.name:9} node {s.node}, CPU {', '.join(map(str, s.cpus))}{device}", s.why))
+            pages = f", {s.pages} hugepages" if s.pages else ""
+            lines.append(line(f"{s.name:9} node {s.node}, CPU {', '.join(map(str, s.cpus))}{pages}{device}", s.why))
         return lines + [f"problem: {problem}" for problem in self.problems]
 
 
@@ -97,11 +98,20 @@ def seat(machine: Machine, wishes: Wishes, placement: Placement, layer: Layer) -
     near = _edge_node(placement, layer.id)
     device, why = _accelerator(machine, wishes, placement, layer, near)
     wanted = device[1] if device and device[1] is not None else near
-    cpus, node, why_cpu = _cpus(machine, placement, layer, wanted)
+    cpus, node, why_cpu = _cpus(machine, wishes, placement, layer, wanted)
     pages = layer.memory // PAGE_LEN if layer.driver is Driver.QEMU else 0
     new = Seat(f"{layer.id.label} {number}", layer.id, node, cpus, device[0] if device else "", pages,
                "; ".join(filter(None, (why, why_cpu))))
     return replace(placement, seats=(*placement.seats, new))
+
+
+def pages_by_node(parts: Iterable[Memory | Seat]) -> dict[int, int]:
+    """The hugepages that edges and guests want of each node; not those of what is placed on none."""
+    wanted = Counter[int]()
+    for part in parts:
+        if part.node is not None and part.pages:
+            wanted[part.node] += part.pages
+    return dict(wanted)
 
 
 def equip(machine: Machine, wishes: Wishes, placement: Placement, old: Seat, layer: Layer) -> Seat:
@@ -133,28 +143,30 @@ def _home(machine: Machine, wishes: Wishes) -> tuple[int, str]:
     if usable and any(layer.wants for layer in wishes.layers):
         best = max(sorted(usable), key=lambda node: usable[node])
         return best, f"the accelerators are there; on which node {wishes.interface or 'the NIC'} is, nobody says"
-    best = max(machine.nodes, key=lambda node: (node.free_hugepages, -node.number)).number
-    return best, f"most hugepages are free there; on which node {wishes.interface or 'the NIC'} is, nobody says"
+    best = max(machine.nodes, key=lambda node: (len(node.cpus), -node.number)).number
+    return best, f"no node has more CPUs; on which node {wishes.interface or 'the NIC'} is, nobody says"
 
 
 def _router(machine: Machine, home: int, wishes: Wishes) -> Seat:
     empty = Placement(home, "", Seat("", LayerId.NONE, home, ()), (), ())
-    cpus, node, why = _cpus(machine, empty, None, home)
+    cpus, node, why = _cpus(machine, wishes, empty, None, home)
     return Seat("router", LayerId.NONE, node, cpus, why=f"it polls {wishes.interface or 'the NIC'}; {why}")
 
 
 def _memories(machine: Machine, home: int, wishes: Wishes) -> tuple[Memory, ...]:
-    free = {node.number: node.free_hugepages for node in machine.nodes}
+    """A node's room is its memory, not what is in its pool now: `up` makes the pages. So the decision is the same
+    before and after that, and for a manager that comes later.
+    """
+    room = {node.number: node.memory // PAGE_LEN for node in machine.nodes}
     placed = []
     for (front, back), pages in wishes.edges.items():
-        node = next((n for n in _by_distance(machine, home) if free[n] >= pages), None)
+        node = next((n for n in _by_distance(machine, home) if room[n] >= pages), None)
         if node is None:
-            most = max(free.values(), default=0)
-            why = f"no node has so many free (the most: {most}); `up` asks the kernel for more"
+            why = f"no node has memory for so many (the most: {max(room.values(), default=0)})"
         else:
-            why = f"{free[node]} free there" if node == home else (
-                f"{free[home]} free at home, {free[node]} here at distance {machine.distance(home, node)}")
-            free[node] -= pages
+            why = f"there is room for {room[node]}" if node == home else (
+                f"room for {room[home]} at home, for {room[node]} here at distance {machine.distance(home, node)}")
+            room[node] -= pages
         placed.append(Memory(f"{front.label}-{back.label}", pages, node, why))
     return tuple(placed)
 
@@ -170,12 +182,17 @@ def _edge_node(placement: Placement, layer: LayerId) -> int:
 
 # ---- cores
 
-def _cpus(machine: Machine, placement: Placement, layer: Layer | None, near: int) -> tuple[tuple[int, ...], int, str]:
-    """A core that nobody has, as near as can be; else the least used one there."""
+def _cpus(machine: Machine, wishes: Wishes, placement: Placement, layer: Layer | None,
+          near: int) -> tuple[tuple[int, ...], int, str]:
+    """A core that nobody has, no layer is configured for and no other swarm uses, as near as can be; else the least
+    used one there.
+    """
     if layer and layer.cpus:
         there = [c for c in machine.cpus if c.number in layer.cpus]
         return layer.cpus, there[0].node if there else near, "its CPUs are configured"
     used = Counter(cpu for s in (placement.router, *placement.seats) for cpu in s.cpus)
+    used.update(cpu for other in wishes.layers for cpu in other.cpus)
+    used.update(machine.taken.keys())
     cores = {cpu.siblings: cpu for cpu in reversed(machine.cpus)}      # one thread of each: its first
     spared = set(machine.isolated_cpus)
 
@@ -255,27 +272,44 @@ def _cpu_problems(machine: Machine, placement: Placement) -> Iterable[str]:
             yield f"{s.name} is to run on CPU {missing[0]}, which does not exist"
         if len(s.cpus) == 1 and s.cpus[0] in cores:
             owners.setdefault(cores[s.cpus[0]], []).append(s.name)
+    for cpu, swarm in machine.taken.items():
+        if (core := cores.get(cpu, ())) in owners and (name := f"the swarm in {swarm}") not in owners[core]:
+            owners[core].append(name)
     shared = {core: names for core, names in owners.items() if len(names) > 1}
     if shared:
         total = len(set(cores.values()))
         yield (f"{len(placement.seats) + 1} loops for {total} cores: "
                + "; ".join(f"core of CPU {core[0]}: {', '.join(names)}" for core, names in sorted(shared.items())))
+    yield from _overlaps(machine, placement, cores)
     for s in placement.seats:
         if s.cpus and s.node != placement.home and len(machine.nodes) > 1:
             yield f"{s.name} is on node {s.node}, the NIC on node {placement.home}"
 
 
+def _overlaps(machine: Machine, placement: Placement, cores: Mapping[int, tuple[int, ...]]) -> Iterable[str]:
+    """Of layers that may run on several CPUs: more loops than cores, or others on these."""
+    def where(cpus: Iterable[int]) -> set[tuple[int, ...]]:
+        return {cores[cpu] for cpu in cpus if cpu in cores}
+
+    wide = {s.layer: s.cpus for s in placement.seats if len(s.cpus) > 1}
+    for layer, cpus in wide.items():
+        mine, loops = where(cpus), sum(s.layer is layer for s in placement.seats)
+        if loops > len(mine):
+            yield f"{loops} {layer.label} instances for {len(mine)} cores: CPU {', '.join(map(str, cpus))}"
+        others = [s.name for s in (placement.router, *placement.seats)
+                  if mine & where(s.cpus) and (s.layer not in wide or s.layer > layer)]
+        others += sorted({f"the swarm in {swarm}" for cpu, swarm in machine.taken.items() if cores.get(cpu) in mine})
+        if others:
+            yield f"{layer.label} may run on the cores of {', '.join(others)}: CPU {', '.join(map(str, cpus))}"
+
+
 def _page_problems(machine: Machine, placement: Placement) -> Iterable[str]:
-    needed = Counter[int]()
-    for memory in placement.memories:
-        if memory.node is not None:
-            needed[memory.node] += memory.pages
-    for s in placement.seats:
-        needed[s.node] += s.pages
+    wanted = pages_by_node((*placement.memories, *placement.seats))
     for node in machine.nodes:
-        if needed[node.number] > node.free_hugepages:
-            yield (f"node {node.number}: {needed[node.number]} hugepages are wanted, {node.free_hugepages} are free; "
-                   f"its memory is {node.memory >> 20} MiB")
+        more = node.free_memory // PAGE_LEN
+        if (pages := wanted.get(node.number, 0)) > node.free_hugepages + more:
+            yield (f"node {node.number}: {pages} hugepages are wanted, {node.free_hugepages} are free, "
+                   f"and in its memory is room for {more} more")
     for memory in placement.memories:
         if memory.node is None:
             yield f"edge {memory.name}: {memory.why}"

@@ -34,6 +34,7 @@ def test_two_sockets_are_two_nodes(machine: Machine) -> None:
     assert [(n.number, n.cpus[:2], n.hugepages, n.free_hugepages, n.distances) for n in machine.nodes] == [
         (0, (0, 1), 4096, 4000, {0: 10, 1: 21}), (1, (8, 9), 1024, 1024, {0: 21, 1: 10})]
     assert machine.nodes[0].memory == 98304000 << 10
+    assert machine.nodes[0].free_memory == (20480000 + 2 * 1024000) << 10, "files that are cached can go"
     assert machine.distance(0, 1) == 21
     assert len(machine.cpus) == 32 and len({c.siblings for c in machine.cpus}) == 16
     assert {(c.node, c.package) for c in machine.cpus} == {(0, 0), (1, 1)}

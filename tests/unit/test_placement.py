@@ -137,13 +137,27 @@ def test_full_nodes_overflow_to_the_nearest(machines: dict[str, Machine]) -> Non
 
 
 def test_hugepages_that_are_missing_are_named(xeon: Machine) -> None:
-    huge = dict.fromkeys(EDGES, 2000)
+    huge = dict.fromkeys(EDGES, 32_000)
     placed = place(xeon, replace(wishes(wants=0), edges=huge))
-    assert [m.node for m in placed.memories] == [0, 0, None]
-    assert any(p.startswith("edge http-app: no node has so many free") for p in placed.problems)
+    assert [m.node for m in placed.memories] == [0, 1, None]
+    assert "room for 16000 at home, for 48000 here at distance 21" in placed.memories[1].why
+    assert any(p.startswith("edge http-app: no node has memory for so many") for p in placed.problems)
     guests = tuple(replace(layer, driver=Driver.QEMU, memory=8 << 30) for layer in layers())
     placed = place(xeon, replace(wishes(wants=0), layers=guests))
-    assert any(p.startswith("node 0: 28972 hugepages are wanted, 4000 are free") for p in placed.problems)
+    (problem,) = (p for p in placed.problems if p.startswith("node 0: 28972 hugepages are wanted"))
+    assert problem.endswith("4000 are free, and in its memory is room for 11000 more")
+    assert placement.pages_by_node(placed.seats) == {0: 28672} and placement.pages_by_node(placed.memories) == {0: 300}
+
+
+def test_the_decision_is_the_same_once_the_pages_are_made(xeon: Machine) -> None:
+    """`up` decides before, the manager after, another manager when they are in use."""
+    asked = replace(wishes(wants=0, interface="sl-nic0"), edges=dict.fromkeys(EDGES, 3000))
+    placed = place(xeon, asked)
+    assert placed.home == 0 and {m.node for m in placed.memories} == {0}
+    for pages in (0, 9000):
+        nodes = (replace(xeon.nodes[0], free_hugepages=pages, free_memory=0), xeon.nodes[1])
+        later = place(replace(xeon, nodes=nodes), asked)
+        assert (later.memories, later.seats) == (placed.memories, placed.seats)
 
 
 def test_configured_cpus_count_before_everything(xeon: Machine) -> None:
@@ -152,8 +166,37 @@ def test_configured_cpus_count_before_everything(xeon: Machine) -> None:
     placed = place(xeon, replace(asked, layers=pinned))
     assert {s.cpus for s in of(placed, LayerId.APP)} == {(9,)} and of(placed, LayerId.APP)[0].node == 1
     assert any("core of CPU 9: app 1, app 2" in p for p in placed.problems)
+    taken = tuple(replace(layer, cpus=(2,)) if layer.id is LayerId.APP else layer for layer in asked.layers)
+    placed = place(xeon, replace(asked, layers=taken))
+    assert placed.router.cpus == (3,), "the core of another is not given to the router"
     missing = tuple(replace(layer, cpus=(99,)) if layer.id is LayerId.APP else layer for layer in asked.layers)
     assert any("CPU 99, which does not exist" in p for p in place(xeon, replace(asked, layers=missing)).problems)
+
+
+def test_several_cpus_are_shared_knowingly(xeon: Machine) -> None:
+    def problems(**cpus: tuple[int, ...]) -> list[str]:
+        asked = wishes(tls=3, wants=0)
+        mine = tuple(replace(layer, cpus=cpus.get(layer.id.label, ())) for layer in asked.layers)
+        return [p for p in place(xeon, replace(asked, layers=mine)).problems if "CPU" in p]
+
+    assert problems(tls=(2, 3, 4)) == []
+    assert problems(tls=(2, 18)) == ["3 tls instances for 1 cores: CPU 2, 18"]
+    assert problems(tls=(2, 3, 4), http=(3, 5)) == ["tls may run on the cores of http 1, http 2: CPU 2, 3, 4"]
+    assert problems(tls=(2, 3, 4), tcp=(20,)) == ["tls may run on the cores of tcp 1: CPU 2, 3, 4"]
+
+
+def test_cores_of_other_swarms_are_the_last_choice(xeon: Machine) -> None:
+    asked = wishes(wants=0)
+    first = place(xeon, asked)
+    taken = {cpu: "/run/first" for s in (first.router, *first.seats) for cpu in s.cpus}
+    second = place(replace(xeon, taken=taken), asked)
+    assert not taken.keys() & {cpu for s in (second.router, *second.seats) for cpu in s.cpus}
+    everything = place(replace(xeon, taken=dict.fromkeys(range(32), "/run/first")), asked)
+    (shared,) = (p for p in everything.problems if "loops for 16 cores" in p)
+    assert "core of CPU 2: router, the swarm in /run/first" in shared
+    wide = tuple(replace(layer, cpus=(2, 3, 9)) if layer.id is LayerId.TLS else layer for layer in asked.layers)
+    problems = place(replace(xeon, taken={9: "/run/first", 10: "/run/third"}), replace(asked, layers=wide)).problems
+    assert problems == ("tls may run on the cores of the swarm in /run/first: CPU 2, 3, 9",)
 
 
 def test_the_command(tmp_path: Path) -> None:

@@ -149,7 +149,9 @@ class Members:
         """Nobody waits for it: a machine may take long to boot, or never do it, and others may need the manager."""
         held, vm_id = self._held, instance.vm_id
         try:
-            member.running = await member.driver.start(fitting.spec(held, member, instance))
+            node = held.placer.node(vm_id, instance.layers[0]) if instance.layers else None
+            spec = replace(fitting.spec(held, member, instance), node=node)
+            member.running = await member.driver.start(spec)
             if member.running.grants >= 0:
                 held.holder.fd_put(keys.GRANTS.format(vm_id), [member.running.grants])
             member.watcher = asyncio.create_task(self._watch(member))

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import signal
 import sys
@@ -15,14 +14,13 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli import preflight
+from pipeline.cli import pages, preflight
 from pipeline.cli.client import call
 from pipeline.cli.options import RUN_DIR, Json, RunDir, print_json
-from pipeline.errors import ApiError, HolderError, HugepageError, NotRunning, SwarmlineError
-from pipeline.host import cgroups, holder_client, hugepages, keys, processes
+from pipeline.errors import ApiError, HolderError, NotRunning, SwarmlineError
+from pipeline.host import cgroups, holder_client, keys, processes
 from pipeline.host.classifier import umount_pins
 from pipeline.host.holder_client import HolderClient
-from pipeline.host.ops import NOTES
 from pipeline.host.vfio import Vfio
 
 UP_TIMEOUT = 120.0
@@ -39,15 +37,16 @@ def up(file: Annotated[Path, typer.Argument(help="Config file, for example examp
     """
     config = preflight.config(file)
     preflight.rights()
-    pages = preflight.machine(config)
+    edges = preflight.machine(config)
     say: Callable[[str], None] = (lambda text: None) if as_json else (lambda text: print(text, flush=True))
     guests = preflight.guests(config)
+    needs = pages.needs(run_dir, config, edges, guests.pages if guests else 0)
     holder_client.start(run_dir)       # raises AlreadyRunning before anything is changed
     kept = run_dir.with_name(f"{run_dir.name}.failed")
     shutil.rmtree(kept, ignore_errors=True)
     try:
         _restore_hardware(run_dir)
-        _reserve(run_dir, pages, guests.pages if guests else 0, say)
+        pages.reserve(run_dir, *needs, say)
         _start_manager(run_dir, file)
         _wait_until_up(run_dir, say)
     except BaseException as error:
@@ -62,25 +61,6 @@ def up(file: Annotated[Path, typer.Argument(help="Config file, for example examp
         print_json(call(run_dir, "GET", "/v1/status"))
     if not detach:
         _stay(run_dir, say)
-
-
-def _reserve(run_dir: Path, edges: int, guests: int, say: Callable[[str], None]) -> None:
-    """Hugepages for edges and guests if the kernel has them, else for the edges; what gets none is made of small pages,
-    which is slower.
-    """
-    former = _kept_pages(run_dir)       # of a swarm that was killed with its holder: they are this one's now
-    with HolderClient(run_dir) as holder:
-        def note(added: int) -> None:
-            holder.blob_put(keys.HUGEPAGES, former + added)
-
-        note(0)
-        for pages, what in ((edges + guests, "virtual machines"), (edges, "edges")):
-            try:
-                hugepages.reserve(pages, note=note)
-                return
-            except HugepageError as error:
-                if guests or what == "edges":
-                    say(f"warning: {error.explain()}; {what} get 4 KiB pages")
 
 
 def _start_manager(run_dir: Path, file: Path) -> None:
@@ -147,33 +127,17 @@ def _take_down(run_dir: Path) -> list[int]:
         holder.shutdown()
     killed = [process.pid for process in processes.kill_all(run_dir)]
     umount_pins(run_dir)
-    _give_pages_back(run_dir)
+    pages.give_back(run_dir)
     _restore_hardware(run_dir)
     processes.clean_up(run_dir)
     cgroups.clean_up(run_dir)
     return killed
 
 
-def _give_pages_back(run_dir: Path) -> None:
-    kept = _kept_pages(run_dir)
-    with suppress(FileNotFoundError, HugepageError):
-        (run_dir / NOTES).unlink()         # of two that take it down at the same time, one gives them back
-        hugepages.restore(kept)
-
-
 def _restore_hardware(run_dir: Path) -> None:
     """Devices that a swarm in this folder took from the host and never gave back: nobody holds them now."""
     for problem in Vfio(run_dir).restore():
         print(f"warning: {problem.explain()}; it is tried again at the next `up` or `down`", file=sys.stderr)
-
-
-def _kept_pages(run_dir: Path) -> int:
-    """What `up` added to the pool of hugepages, by the notes of a holder that is dead now."""
-    try:
-        kept = json.loads((run_dir / NOTES).read_text()).get(keys.HUGEPAGES)
-    except (OSError, ValueError):
-        return 0
-    return kept if isinstance(kept, int) else 0
 
 
 def register(cli: typer.Typer) -> None:

@@ -13,7 +13,7 @@
       assignment   what is told there, report: what is heard, clock: by which time
     doorbells    ringing instances, and being rung
     edges        the shared memory between two layers; edge_peer: a peer on one, for tests and tools
-    hugepages    what edges are made of; memory: by which descriptor processes share it
+    hugepages    what edges are made of, of any node and of one; memory: by which descriptor processes share it
     namespaces   network namespaces; tap: an instance's interface in its own; nic: facts of the real interface
     router       the Front-End Router; vhost: where virtual machines meet it
       router_link  asking it; router_counters: what it counts

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import fcntl
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from pipeline.errors import HugepageError
 PAGE_LEN = 2 << 20
 POOL = "hugepages/hugepages-2048kB"
 ALL_NODES = Path("/sys/kernel/mm")
+NODES = Path("/sys/devices/system/node")
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,56 @@ def restore(added: int, root: Path = ALL_NODES) -> None:
     if added:
         with _alone(root):
             _write(root, max(0, _lasting(root) - added))
+
+
+def reserve_on(node: int, pages: int, note: Callable[[int], None] = lambda added: None, *, nodes: Path = NODES,
+               root: Path = ALL_NODES) -> tuple[int, int]:
+    """Enlarges the pool of one node until so many pages are available there, or as far as the kernel finds some.
+    Returns by how many, for ``restore_on``, and how many are missing still. ``note`` is told as ``reserve`` tells it,
+    and again if others came. On a kernel without NUMA nothing happens.
+    """
+    own = nodes / f"node{node}"
+    if not (own / POOL).is_dir():
+        return 0, 0
+    with _alone(root):
+        missing = pages - _available_on(own, root)
+        if missing <= 0:
+            return 0, 0
+        lasting, wanted = _lasting(own), _read(own / POOL / "nr_hugepages") + missing
+        note(wanted - lasting)
+        with suppress(HugepageError):      # who is not allowed to hears it when all pages together are reserved
+            _resize(own, wanted)
+        added = max(0, _lasting(own) - lasting)
+        if added != wanted - lasting:
+            note(added)
+        return added, max(0, pages - _available_on(own, root))
+
+
+def restore_on(node: int, added: int, *, nodes: Path = NODES, root: Path = ALL_NODES) -> int:
+    """Takes back what ``reserve_on`` added. Returns how many the node has not any more: whoever made the pool of all
+    nodes smaller and larger again has moved them, and ``restore`` takes them back.
+    """
+    own = nodes / f"node{node}"
+    if not added or not (own / POOL).is_dir():
+        return added
+    with _alone(root):
+        before = _lasting(own)
+        _resize(own, max(0, before - added))
+        return max(0, added - (before - _lasting(own)))
+
+
+def _available_on(own: Path, root: Path) -> int:
+    """On which nodes the promised pages will be taken, nobody knows: all of them may be this one's."""
+    return max(0, _read(own / POOL / "free_hugepages") - _read(root / POOL / "resv_hugepages"))
+
+
+def _resize(own: Path, lasting: int) -> None:
+    """The pool of one node. Older kernels count the surplus of the other nodes as pages that this one is to have, and
+    make too many.
+    """
+    _write(own, lasting)
+    if (over := _lasting(own) - lasting) > 0:
+        _write(own, max(0, lasting - over))
 
 
 def shortage(pages: int, root: Path = ALL_NODES) -> str:

@@ -6,7 +6,7 @@ only.
 from __future__ import annotations
 
 CONFIG = "config"                  # note: {"file", "text"} of the configuration that counts
-HUGEPAGES = "hugepages"            # note: how many `up` added to the kernel's pool, to be given back
+HUGEPAGES = "hugepages"            # note: how many `up` added to the kernel's pools, by node or "any", to be given back
 MANAGER_ERROR = "manager-error"    # note: why a manager gave up, for who waits for it
 SWARM = "swarm"                    # memfd: the plan's state, for the next manager
 GRANTS = "grants-{}"               # socket: over which a process instance is given descriptors, by VMID

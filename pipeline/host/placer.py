@@ -61,17 +61,25 @@ class Placer:
         """The CPUs that it has now; none: it may run anywhere."""
         return self._pin(pid, self._placement.router.cpus if self._pins and self._placement else ())
 
-    def instance(self, vm_id: int, layer: LayerId, pid: int, has: str = "") -> tuple[int, ...]:
-        """The CPUs that it has now: one that it had is free for others. ``has``: the accelerator that it has since
-        before this manager.
+    def node(self, vm_id: int, layer: LayerId) -> int | None:
+        """The node that the memory of this machine, which is to be started for the layer, is to come from; None: any.
+        It has its place from now on.
         """
-        self.gone(vm_id)
+        if not self._pins:
+            return None
+        self._sit(vm_id, layer)
+        mine = self._seats.get(vm_id)
+        return mine.node if mine else None
+
+    def instance(self, vm_id: int, layer: LayerId, pid: int, has: str = "") -> tuple[int, ...]:
+        """The CPUs that it has now: one that it had for another layer is free for others. ``has``: the accelerator that
+        it has since before this manager.
+        """
+        if (old := self._seats.get(vm_id)) is None or old.layer is not layer:
+            self._sit(vm_id, layer)
+        if has and vm_id in self._seats:
+            self._exchange(vm_id, replace(self._seats[vm_id], accelerator=has))
         pool = self._layers.get(layer)
-        if self._placement is not None and self._machine is not None and pool is not None:
-            self._placement = seat(self._machine, self._wishes, self._placement, pool)
-            self._seats[vm_id] = self._placement.seats[-1]
-            if has:
-                self._exchange(vm_id, replace(self._seats[vm_id], accelerator=has))
         mine = self._seats.get(vm_id) if self._pins else None
         return self._pin(pid, mine.cpus if mine else pool.cpus if pool else ())
 
@@ -89,6 +97,13 @@ class Placer:
         left = self._seats.pop(vm_id, None)
         if left and self._placement:
             self._placement = without(self._placement, left)
+
+    def _sit(self, vm_id: int, layer: LayerId) -> None:
+        self.gone(vm_id)
+        pool = self._layers.get(layer)
+        if self._placement is not None and self._machine is not None and pool is not None:
+            self._placement = seat(self._machine, self._wishes, self._placement, pool)
+            self._seats[vm_id] = self._placement.seats[-1]
 
     def _exchange(self, vm_id: int, new: Seat) -> None:
         old, self._seats[vm_id] = self._seats[vm_id], new

@@ -32,7 +32,7 @@ class InstanceSpec:
     """All that a driver needs to start an instance, which has no layer then. Its control region must be formatted.
 
     What only virtual machines need: ``files`` is the folder that the layer app would serve, ``memory`` the machine's,
-    in bytes. ``cpus``: where it may run; none: anywhere.
+    in bytes, and ``node`` where that is to come from; None: anywhere. ``cpus``: where it may run; none: anywhere.
     """
 
     vm_id: int
@@ -41,6 +41,7 @@ class InstanceSpec:
     files: Path | None = None
     memory: int = 0
     cpus: tuple[int, ...] = ()
+    node: int | None = None
 
     @property
     def log_path(self) -> Path:

@@ -33,6 +33,7 @@ import structlog
 from pipeline.errors import HostError, InstanceError, LaunchError
 from pipeline.host import cgroups, cpio, images, namespaces, processes, vhost
 from pipeline.host.accelerators import Guest
+from pipeline.host.cpus import prefer_node
 from pipeline.host.images import Image
 from pipeline.host.memory import sealed_memfd, shared_memfd
 from pipeline.host.processes import Process
@@ -247,6 +248,8 @@ class _Launch:
         listener.listen(1)
         name = f"sl-guest-{spec.vm_id}"
         self.memory_fd = self._own(shared_memfd(name, spec.memory)[0] if huge else sealed_memfd(name, spec.memory))
+        if spec.node is not None:
+            prefer_node(self.memory_fd, spec.memory, spec.node)
         self._machine = Machine(
             spec.vm_id, spec.run_dir, chosen, spec.memory, memory_fd=self.memory_fd,
             kernel_fd=self._own(os.open(image.kernel, os.O_RDONLY | os.O_CLOEXEC)),

@@ -1,46 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pool of hugepages, on a picture of /sys that behaves as the kernel's: the real one belongs to everybody."""
+"""Pools of hugepages enlarged and restored, of all nodes and of one."""
 
 from pathlib import Path
 
 import pytest
+from support.pools import Kernel
 
 from pipeline.errors import HugepageError
 from pipeline.host import hugepages
-
-
-class Kernel:
-    """``write`` does what the kernel does when nr_hugepages is written: pages in use become surplus and back."""
-
-    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.root, self.folder = root, root / hugepages.POOL
-        self.folder.mkdir(parents=True)
-        self.lasting = self.used = self.surplus = 0
-        self.most = 1000
-        monkeypatch.setattr(hugepages, "_write", lambda _root, total: self.write(total))
-        self._show()
-
-    def write(self, total: int) -> None:
-        self.lasting = min(total, self.most)
-        self.surplus = max(0, self.used - self.lasting)
-        self._show()
-
-    def use(self, pages: int) -> None:
-        """Somebody takes so many pages, or gives them back: those that are surplus vanish first."""
-        self.used += pages
-        if pages < 0:
-            self.surplus = max(0, self.surplus + pages)
-        assert self.used <= self.lasting + self.surplus
-        self._show()
-
-    def _show(self) -> None:
-        total = self.lasting + self.surplus
-        for name, value in (("nr", total), ("free", total - self.used), ("resv", 0), ("surplus", self.surplus)):
-            (self.folder / f"{name}_hugepages").write_text(f"{value}\n")
-
-    @property
-    def total(self) -> int:
-        return hugepages.pool(self.root).total
 
 
 @pytest.fixture
@@ -69,7 +36,7 @@ def test_what_is_added_is_noted_first(kernel: Kernel) -> None:
 
 def test_nothing_changes_when_the_kernel_has_too_few(kernel: Kernel) -> None:
     noted: list[int] = []
-    kernel.most = 3
+    kernel.most = [3]
     with pytest.raises(HugepageError, match="found 3 free"):
         hugepages.reserve(7, kernel.root, noted.append)
     assert kernel.total == 0 and noted == [7, 0]
@@ -101,3 +68,69 @@ def test_two_swarms_side_by_side_end_together(kernel: Kernel) -> None:
 def test_a_kernel_without_hugepages(tmp_path: Path) -> None:
     with pytest.raises(HugepageError, match="cannot set"):
         hugepages.reserve(1, tmp_path)
+
+
+# ---- one node
+
+@pytest.fixture(params=[False, True], ids=["new", "old"])
+def nodes(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kernel:
+    return Kernel(tmp_path, monkeypatch, 2, old=request.param)
+
+
+def reserve_on(kernel: Kernel, node: int, pages: int, noted: list[int] | None = None) -> tuple[int, int]:
+    note = (noted if noted is not None else []).append
+    return hugepages.reserve_on(node, pages, note, nodes=kernel.nodes, root=kernel.root)
+
+
+def restore_on(kernel: Kernel, node: int, added: int) -> int:
+    return hugepages.restore_on(node, added, nodes=kernel.nodes, root=kernel.root)
+
+
+def test_a_node_is_enlarged_and_restored(nodes: Kernel) -> None:
+    nodes.write(4, 1)
+    noted: list[int] = []
+    assert reserve_on(nodes, 1, 10, noted) == (6, 0) and noted == [6]
+    assert (nodes.on(0), nodes.on(1)) == (0, 10)
+    assert reserve_on(nodes, 1, 10, noted) == (0, 0) and noted == [6]
+    restore_on(nodes, 1, 6)
+    assert (nodes.on(0), nodes.on(1)) == (0, 4)
+
+
+def test_a_node_gives_what_it_has(nodes: Kernel) -> None:
+    nodes.most[1] = 7
+    noted: list[int] = []
+    assert reserve_on(nodes, 1, 10, noted) == (7, 3) and noted == [10, 7]
+    assert restore_on(nodes, 1, 7) == 0 and nodes.total == 0
+
+
+def test_what_was_moved_to_another_node_is_told(nodes: Kernel) -> None:
+    reserve_on(nodes, 1, 10)
+    nodes.write(6, 1)
+    nodes.write(4, 0)
+    assert restore_on(nodes, 1, 10) == 4 and nodes.total == 4
+
+
+def test_promised_pages_may_be_any_node_s(nodes: Kernel) -> None:
+    nodes.write(10)
+    nodes.promised = 2
+    nodes.show()
+    assert reserve_on(nodes, 0, 5) == (2, 0) and (nodes.on(0), nodes.on(1)) == (7, 5)
+
+
+def test_surplus_elsewhere_is_not_this_node_s(nodes: Kernel) -> None:
+    """Another swarm is down, and its last process still holds pages of the other node."""
+    nodes.write(3, 0)
+    nodes.use(3, 0)
+    nodes.write(0, 0)
+    assert nodes.surplus == [3, 0]
+    assert reserve_on(nodes, 1, 5) == (5, 0) and nodes.on(1) == 5
+    nodes.use(5, 1)
+    restore_on(nodes, 1, 2)
+    nodes.use(-3, 0)
+    restore_on(nodes, 1, 3)
+    nodes.use(-5, 1)
+    assert nodes.total == 0
+
+
+def test_a_kernel_without_numa(tmp_path: Path) -> None:
+    assert hugepages.reserve_on(0, 5, nodes=tmp_path, root=tmp_path) == (0, 0)

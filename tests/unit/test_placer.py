@@ -4,14 +4,21 @@
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from support import ROOT
 
-from pipeline.host.cpus import pin, prefer_node
+from pipeline.host.cpus import pin, prefer_node, taken
 from pipeline.host.hardware import inventory
+from pipeline.host.images import Image
 from pipeline.host.memory import sealed_memfd
 from pipeline.host.placer import Placer
+from pipeline.instances.driver import InstanceSpec
+from pipeline.instances.qemu import _Launch
+from pipeline.instances.qemu_argv import Accelerator
 from pipeline.policy.config import Config, parse_config
 from pipeline.policy.model import LayerId
 
@@ -50,10 +57,25 @@ def test_memory_has_a_node() -> None:
         os.close(fd)
 
 
-def policies(fd: int) -> str:
+def test_a_guest_s_memory_has_a_node(tmp_path: Path) -> None:
+    there = inventory().nodes[0].number
+    for name in ("vmlinux", "initramfs"):
+        (tmp_path / name).touch()
+    spec = InstanceSpec(7, tmp_path / "run", tmp_path / "ivshmem", memory=8 << 20, node=there)
+    spec.run_dir.mkdir()
+    with ExitStack() as stack:
+        launch = _Launch(spec, Image("guest", tmp_path, {}), Accelerator.TCG, stack)
+        nowhere = _Launch(replace(spec, vm_id=8, node=None), Image("guest", tmp_path, {}), Accelerator.TCG, stack)
+        assert "prefer" not in policies(nowhere.memory_fd, "sl-guest-8")
+        if not prefer_node(nowhere.memory_fd, 8 << 20, there):
+            pytest.skip("this kernel has no NUMA")
+        assert f"prefer:{there}" in policies(launch.memory_fd, "sl-guest-7")
+
+
+def policies(fd: int, name: str = "place") -> str:
     """What the kernel says of a fresh mapping: the policy belongs to the memory, not to who maps it."""
     code = ("import mmap, sys; m = mmap.mmap(int(sys.argv[1]), 8 << 20); m[0]; "
-            "print([l for l in open('/proc/self/numa_maps') if 'place' in l])")
+            f"print([l for l in open('/proc/self/numa_maps') if {name!r} in l])")
     return subprocess.run(["/usr/bin/python3", "-c", code, str(fd)], pass_fds=[fd], capture_output=True, text=True,
                           check=True).stdout
 
@@ -68,6 +90,28 @@ def test_nothing_is_moved_unasked(process: int) -> None:
 def test_configured_cpus_count_without_pin(process: int) -> None:
     placer = Placer(config(app=f"cpus = {ALL[0]}"))
     assert placer.instance(1, LayerId.APP, process) == (ALL[0],) and os.sched_getaffinity(process) == {ALL[0]}
+
+
+def test_a_machine_has_its_place_before_it_runs(process: int) -> None:
+    """Its memory is on the node of the core that it gets."""
+    placer = Placer(config("pin = true"))
+    first, second = placer.node(1, LayerId.TLS), placer.node(2, LayerId.TLS)
+    assert first is not None and second is not None
+    nodes = {cpu.number: cpu.node for cpu in inventory().cpus}
+    one, other = placer.instance(1, LayerId.TLS, process), placer.instance(2, LayerId.TLS, process)
+    assert (nodes[one[0]], nodes[other[0]]) == (first, second) and (one != other or len(ALL) == 1)
+    assert Placer(config()).node(1, LayerId.TLS) is None
+
+
+def test_cpus_of_running_swarms_are_known() -> None:
+    script = f"import os, signal; os.sched_setaffinity(0, [{ALL[-1]}]); print(flush=True); signal.pause()"
+    with subprocess.Popen(["/usr/bin/python3", "-c", script, "--run-dir=/run/other"], stdout=subprocess.PIPE) as child:
+        assert child.stdout and child.stdout.readline()
+        try:
+            assert len(ALL) == 1 or taken().get(ALL[-1]) == "/run/other"
+            assert taken(Path("/run/other")).get(ALL[-1]) != "/run/other"
+        finally:
+            child.kill()
 
 
 def test_a_place_is_free_when_its_instance_is_gone(process: int) -> None:

@@ -15,8 +15,6 @@ enum {
 	READ_LEN = 16384,
 	RETRY_MS = SL_WHEEL_MS,      /* no slot for the OPEN: try again */
 	ORPHAN_MS = 2000,            /* a connection whose tls instance is lost looks for another one so long */
-	LINGER_MS = 20,              /* between two looks whether a client has got all */
-	LINGER_MAX_MS = 120000,
 };
 
 struct conn {
@@ -30,8 +28,6 @@ struct conn {
 	uint32_t read_len;           /* what the last read brought: decides the size of the next slot */
 	struct sl_answer answer;     /* the first one */
 	bool answered;
-	bool lingers;                /* no flow any more, but the client has not got all yet */
-	uint64_t linger_until_ms;
 	bool orphan;                 /* the flow has no peer */
 	uint64_t orphan_until_ms;
 	uint8_t *state;              /* what tls gave to be kept, sealed: state_len bytes */
@@ -65,33 +61,6 @@ static void conn_abort(struct conn *c, enum sl_request_status why)
 	if (why == SL_ERROR_TIMEOUT)
 		c->inst->counters[SL_CNT_TIMEOUT]++;
 	conn_free(c, true);
-}
-
-/* Our FIN is on its way, and what lies before it. */
-static bool client_lacks_bytes(const struct conn *c)
-{
-	struct tcp_info info = {0};
-	socklen_t len = sizeof(info);
-
-	return !getsockopt(c->watch.fd, IPPROTO_TCP, TCP_INFO, &info, &len) &&
-	       (info.tcpi_state == TCP_FIN_WAIT1 || info.tcpi_state == TCP_CLOSING || info.tcpi_state == TCP_LAST_ACK);
-}
-
-/* All is said. The kernel still has what a slow client has not taken, and would lose it with this instance: so it counts as
- * a connection until then. */
-static void conn_linger(struct conn *c)
-{
-	c->flow = NULL;
-	if (!c->lingers) {
-		c->lingers = true;
-		c->linger_until_ms = c->inst->wheel.now_ms + LINGER_MAX_MS;
-		sl_watch_del(c->inst, &c->watch);
-		sl_timer_cancel(&c->timer);
-	}
-	if (client_lacks_bytes(c) && c->inst->wheel.now_ms < c->linger_until_ms)
-		sl_timer_arm(&c->inst->wheel, &c->timer, LINGER_MS);
-	else
-		conn_free(c, false);
 }
 
 void sl_tcp_conns_abort(struct sl_tcp *t)
@@ -191,10 +160,7 @@ static void flow_over(struct sl_flow *f, enum sl_request_status status)
 	struct conn *c = f->user;
 
 	sl_trace_flow(f, SL_TRACE_DONE, 0);
-	if (status == SL_COMPLETED)
-		conn_linger(c);
-	else
-		conn_free(c, true);
+	conn_free(c, status != SL_COMPLETED);
 }
 
 /* --- a tls instance that dies or drains: another one goes on (layers/tls/move.h) --- */
@@ -294,9 +260,7 @@ static void conn_timer(struct sl_timer *timer)
 
 	if (c->orphan && !conn_reopen(c))
 		return;
-	if (c->lingers)
-		conn_linger(c);
-	else if (!c->flow)
+	if (!c->flow)
 		conn_open(c);
 	else if (c->orphan || !limit)
 		return;

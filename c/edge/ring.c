@@ -4,6 +4,7 @@
 
 #include "base/atomic.h"
 #include "base/base.h"
+#include "base/cache.h"
 #include "base/fault.h"
 #include "edge/entry.h"
 
@@ -40,26 +41,15 @@ void sl_buf_free(struct sl_edge *e, struct sl_buf *buf)
 
 /* --- sending --- */
 
-/* The receiver has read these lines a round ago: asks for them back before they are written. Without it each store
- * waits in turn for its line to come from the other core. */
-static inline void line_claim(const void *line)
-{
-#if defined(__x86_64__)
-	/* the builtin would only ask to read on the baseline; a core without the instruction ignores it */
-	__asm__ volatile("prefetchw %0" : : "m"(*(const char *)line));
-#else
-	__builtin_prefetch(line, 1);
-#endif
-}
-
-/* After a burst comes a burst: as many lines as were sent just now. A single entry is somebody's question, and the
- * receiver polls for the next one in that very line. */
+/* The receiver has read these lines a round ago: asks for them back before they are written. After a burst comes a burst:
+ * as many lines as were sent just now. A single entry is somebody's question, and the receiver polls for the next one in
+ * that very line. */
 static void next_lines_claim(const struct sl_link *l, uint32_t sent)
 {
 	uint32_t nb = sl_min(sent, sl_link_room(l)), mask = l->edge->g.ring_cap - 1;
 
 	for (uint32_t i = 0; i + 1 < nb; i += SL_CACHELINE / sizeof(*l->tx.entries))
-		line_claim(&l->tx.entries[(l->tx.prod + i) & mask]);
+		sl_line_own(&l->tx.entries[(l->tx.prod + i) & mask]);
 }
 
 uint32_t sl_route_burst(struct sl_link *l, const struct sl_request_packet *p, const struct sl_buf *bufs, uint32_t nb)

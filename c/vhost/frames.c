@@ -5,7 +5,7 @@
 enum {
 	AHEAD = 16,
 	FETCH_MAX = 1536,
-	SMALL_MAX = 2 * SL_VQ_LINE_LEN,   /* header and frame together: not more than the lines that are fetched ahead */
+	SMALL_MAX = 2 * SL_CACHELINE,   /* header and frame together: not more than the lines that are fetched ahead */
 };
 
 /* Copies len bytes out of *seg and moves *seg and its first part past them. The parts hold at least len. */
@@ -49,10 +49,10 @@ static uint32_t ahead_take(struct sl_vq *q, struct ahead *a, uint32_t nb, bool *
 		c->nb_seg = 0;
 		if (ring_take(q, c) <= 0)
 			break;
-		data = (uint8_t *)c->seg[0].iov_base + SL_VQ_LINE_LEN;
+		data = (uint8_t *)c->seg[0].iov_base + SL_CACHELINE;
 		__builtin_prefetch(c->seg[0].iov_base);
 		if (c->len <= SMALL_MAX)
-			line_own(data);
+			sl_line_own(data);
 		else
 			__builtin_prefetch(data);
 	}
@@ -106,7 +106,7 @@ uint32_t sl_vq_recv(struct sl_vq *q, struct sl_vq_buf *bufs, uint32_t nb, uint32
 			data = c->seg->iov_base;
 			parts_pull(&c->seg, &c->nb_seg, bufs[got++].data, c->len);
 			if (c->len <= SMALL_MAX - SL_VQ_HDR_LEN)
-				line_give(data);
+				sl_line_give(data);
 			ring_put(q, c->id, 0, c->nb_slot);
 		}
 	}
@@ -225,7 +225,7 @@ static void chain_fetch(const struct sl_vq_chain *c)
 	const uint8_t *p = c->seg[0].iov_base;
 	size_t len = sl_min(c->seg[0].iov_len, (size_t)FETCH_MAX), at;
 
-	for (at = 2 * SL_VQ_LINE_LEN; at < len; at += SL_VQ_LINE_LEN)
+	for (at = 2 * SL_CACHELINE; at < len; at += SL_CACHELINE)
 		__builtin_prefetch(p + at);
 }
 
@@ -236,8 +236,8 @@ static void room_fetch(const struct sl_vq *q)
 	const uint8_t *p = sl_vhost_gpa(q->mem, gpa, FETCH_MAX);
 	size_t at;
 
-	for (at = 0; p && at < FETCH_MAX; at += SL_VQ_LINE_LEN)
-		line_own(p + at);
+	for (at = 0; p && at < FETCH_MAX; at += SL_CACHELINE)
+		sl_line_own(p + at);
 }
 
 uint32_t sl_vq_pass(struct sl_vq *src, struct sl_vq *dst, uint32_t nb, bool *more)

@@ -31,7 +31,6 @@ enum {
 	SL_VQ_HDR_LEN = 12,               /* struct virtio_net_hdr_mrg_rxbuf: virtio 1 has no shorter one */
 	SL_VQ_ETH_LEN = 14,               /* no shorter frame */
 	SL_VQ_HELD = 64,                  /* packed: buffers that are shown together */
-	SL_VQ_LINE_LEN = 64,              /* of the caches */
 };
 _Static_assert(sizeof(struct virtio_net_hdr_mrg_rxbuf) == SL_VQ_HDR_LEN, "wire format");
 

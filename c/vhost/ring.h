@@ -4,6 +4,8 @@
 #ifndef SL_VHOST_RING_H
 #define SL_VHOST_RING_H
 
+#include "abi/base.h"
+#include "base/cache.h"
 #include "vhost/guest.h"
 #include "vhost/queue.h"
 
@@ -14,25 +16,6 @@ enum {
 };
 _Static_assert(offsetof(struct vring_packed_desc, len) == 8 && offsetof(struct vring_packed_desc, id) == 12 &&
 	       offsetof(struct vring_packed_desc, flags) == 14, "len, id and flags are one word");
-
-/* Hints about lines of the caches: p's will be written here; or next by the other core, and goes half of the way. */
-static inline void line_own(const void *p)
-{
-#ifdef __x86_64__
-	__asm__ volatile("prefetchw %0" : : "m"(*(const char *)p));
-#else
-	__builtin_prefetch(p, 1);
-#endif
-}
-
-static inline void line_give(const void *p)
-{
-#ifdef __x86_64__
-	__asm__ volatile("cldemote %0" : : "m"(*(const char *)p));   /* does nothing where it is not known */
-#else
-	(void)p;
-#endif
-}
 
 struct sl_vq_chain {
 	struct iovec *seg;                /* room for cap parts; nb_seg are filled */
@@ -144,9 +127,9 @@ static inline bool packed_is_foreign(const struct sl_vq *q, uint16_t flags)
 /* Passes over such slots, once all that we took before is given back. The flags of the first other one. */
 static inline uint16_t packed_foreign_pass(struct sl_vq *q, uint16_t flags)
 {
+	if (q->next != q->put || q->next_wrap != q->put_wrap)
+		return flags;
 	for (uint32_t n = 0; n < q->size && packed_is_foreign(q, flags); n++) {
-		if (q->next != q->put || q->next_wrap != q->put_wrap)
-			break;
 		packed_step(q, &q->next, &q->next_wrap, 1);
 		q->put = q->next;
 		q->put_wrap = q->next_wrap;
@@ -210,8 +193,8 @@ static inline void packed_show(struct sl_vq *q)
 			sl_guest_post(&q->slots[slot].flags, packed_used(wrap) | (sl_guest_peek(&q->slots[slot].flags) & PACKED_REST));
 		}
 		sl_guest_publish64((__u64 *)(void *)&q->slots[h->slot].len, h->word);
-		if (!((uintptr_t)&q->slots[h->slot + 1] & (SL_VQ_LINE_LEN - 1)))
-			line_give(&q->slots[h->slot]);
+		if (!((uintptr_t)&q->slots[h->slot + 1] & (SL_CACHELINE - 1)))
+			sl_line_give(&q->slots[h->slot]);
 	}
 	q->nb_held = 0;
 }

@@ -33,11 +33,12 @@ INDEX = b"<!doctype html><title>a swarm under test</title>\n" * 20
 
 
 def eventually(probe: Callable[[], T | None], what: str, timeout: float = 10.0) -> T:
-    """What ``probe`` returns, as soon as that is not None or False. Fails after ``timeout`` seconds."""
+    """What ``probe`` returns, as soon as that is something: nothing found is not found yet. Fails after ``timeout``
+    seconds.
+    """
     deadline = time.monotonic() + timeout
     while True:
-        found = probe()
-        if found is not None and found is not False:
+        if found := probe():
             return found
         assert time.monotonic() < deadline, f"not within {timeout:g} s: {what}"
         time.sleep(0.01)

@@ -121,7 +121,7 @@ def test_warm_instance_is_taken_and_replaced(swarm: Swarm) -> None:
     (ready,) = warm(swarm)
     swarm.command("scale", "app=3")
     assert ready["vm_id"] in {i["vm_id"] for i in swarm.eventually_active("app", 3)}
-    (next_one,) = eventually(lambda: warm(swarm) or None, "the pool is filled again")
+    (next_one,) = eventually(lambda: warm(swarm), "the pool is filled again")
     assert next_one["vm_id"] != ready["vm_id"]
 
 
@@ -134,7 +134,7 @@ def test_warm_instance_holds_nothing(swarm: Swarm) -> None:
 def test_dead_warm_instance_is_replaced(swarm: Swarm) -> None:
     (ready,) = warm(swarm)
     kill(ready["pid"])
-    eventually(lambda: [i for i in warm(swarm) if i["vm_id"] != ready["vm_id"]] or None, "another warm instance")
+    eventually(lambda: [i for i in warm(swarm) if i["vm_id"] != ready["vm_id"]], "another warm instance")
     assert any(f"warm instance {ready['vm_id']} " in text for text in swarm.events("instance-failed"))
 
 

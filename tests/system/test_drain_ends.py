@@ -99,7 +99,7 @@ def test_the_last_tls_instance(swarm: Swarm) -> None:
         for sock in socks[:4]:
             sock.sendall(POST + b"0123")
         swarm.command("drain", str(last["vm_id"]), "--force")
-        eventually(lambda: [i for i in swarm.instances("tls") if i["vm_id"] != last["vm_id"]] or None, "another one")
+        eventually(lambda: [i for i in swarm.instances("tls") if i["vm_id"] != last["vm_id"]], "another one")
         for sock in socks[:4]:
             sock.sendall(b"456789")
         stay = socks[4:] + [sock for sock in socks[:4] if answer(sock, b"0123456789")]

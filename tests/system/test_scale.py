@@ -102,7 +102,7 @@ def test_last_active_instance_drains_only_by_force(swarm: Swarm) -> None:
     assert "layer app would have 0 active instances" in refused.stderr and "--force" in refused.stderr
     assert swarm.instances("app") == [{**swarm.instances("app")[0], "vm_id": last["vm_id"], "pid": last["pid"]}]
     swarm.command("drain", str(last["vm_id"]), "--force")
-    (other,) = eventually(lambda: [i for i in swarm.instances("app") if i["vm_id"] != last["vm_id"]] or None,
+    (other,) = eventually(lambda: [i for i in swarm.instances("app") if i["vm_id"] != last["vm_id"]],
                           "a replacement")
     with Load(swarm.lab) as load:
         load.goes_on()

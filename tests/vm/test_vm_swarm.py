@@ -99,7 +99,7 @@ def test_the_router_maps_the_guests_memory_and_no_edge(whole: Swarm) -> None:
 
 
 def test_a_later_manager_takes_the_machines_over(whole: Swarm) -> None:
-    (spare,) = eventually(lambda: warm(whole) or None, "a warm machine", PATIENCE)
+    (spare,) = eventually(lambda: warm(whole), "a warm machine", PATIENCE)
     before = whole.pids()
     former = whole.manager_pid()
     kill(former)

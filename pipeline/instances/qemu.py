@@ -126,6 +126,7 @@ class QemuDriver(Driver):
             chosen = (await asyncio.to_thread(accelerator, image)).accelerator
             with ExitStack() as stack:
                 launch = _Launch(spec, image, chosen, stack)
+                await _to_its_end(launch.settle)
                 launch.spawn(doorbell=True)
                 return await launch.running()
         except (HostError, OSError) as error:
@@ -171,6 +172,7 @@ class QemuDriver(Driver):
             state = os.open(template.state, os.O_RDONLY | os.O_CLOEXEC)
             ours.callback(os.close, state)
             launch = _Launch(spec, image, Accelerator.TCG, stack)
+            await _to_its_end(launch.settle)
             await _to_its_end(template.pour, launch.memory_fd, spec.memory)
             launch.spawn(incoming=True)
             running = await launch.running()
@@ -248,12 +250,15 @@ class _Launch:
         listener.listen(1)
         name = f"sl-guest-{spec.vm_id}"
         self.memory_fd = self._own(shared_memfd(name, spec.memory)[0] if huge else sealed_memfd(name, spec.memory))
-        if spec.node is not None:
-            prefer_node(self.memory_fd, spec.memory, spec.node)
         self._machine = Machine(
             spec.vm_id, spec.run_dir, chosen, spec.memory, memory_fd=self.memory_fd,
             kernel_fd=self._own(os.open(image.kernel, os.O_RDONLY | os.O_CLOEXEC)),
             initramfs_fd=self._own(_initramfs(image, spec)), monitor_fd=listener.fileno())
+
+    def settle(self) -> None:
+        """Its memory is on the node where it is to run, if there is one. Takes a while when it is large."""
+        if self._spec.node is not None:
+            prefer_node(self.memory_fd, self._spec.memory, self._spec.node)
 
     def holder(self) -> socket.socket:
         """Connected to the holder, once for the machine's life."""

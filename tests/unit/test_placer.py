@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from support import ROOT
 
+from pipeline.host import hugepages
 from pipeline.host.cpus import pin, prefer_node, taken
 from pipeline.host.hardware import inventory
 from pipeline.host.images import Image
-from pipeline.host.memory import sealed_memfd
+from pipeline.host.memory import sealed_memfd, shared_memfd
 from pipeline.host.placer import Placer
 from pipeline.instances.driver import InstanceSpec
 from pipeline.instances.qemu import _Launch
@@ -57,6 +58,21 @@ def test_memory_has_a_node() -> None:
         os.close(fd)
 
 
+@pytest.mark.root
+def test_hugepages_have_a_node() -> None:
+    """They are taken at once, under the policy of the mapping that asks."""
+    added = hugepages.reserve(4)
+    try:
+        fd, huge = shared_memfd("place", 8 << 20)
+        with os.fdopen(fd):
+            assert huge and os.fstat(fd).st_blocks == 0
+            if not prefer_node(fd, 8 << 20, inventory().nodes[0].number):
+                pytest.skip("this kernel has no NUMA")
+            assert os.fstat(fd).st_blocks == (8 << 20) // 512
+    finally:
+        hugepages.restore(added)
+
+
 def test_a_guest_s_memory_has_a_node(tmp_path: Path) -> None:
     there = inventory().nodes[0].number
     for name in ("vmlinux", "initramfs"):
@@ -64,8 +80,11 @@ def test_a_guest_s_memory_has_a_node(tmp_path: Path) -> None:
     spec = InstanceSpec(7, tmp_path / "run", tmp_path / "ivshmem", memory=8 << 20, node=there)
     spec.run_dir.mkdir()
     with ExitStack() as stack:
-        launch = _Launch(spec, Image("guest", tmp_path, {}), Accelerator.TCG, stack)
-        nowhere = _Launch(replace(spec, vm_id=8, node=None), Image("guest", tmp_path, {}), Accelerator.TCG, stack)
+        launch, nowhere = (
+            _Launch(s, Image("guest", tmp_path, {}), Accelerator.TCG, stack, huge=False)
+            for s in (spec, replace(spec, vm_id=8, node=None)))
+        launch.settle()
+        nowhere.settle()
         assert "prefer" not in policies(nowhere.memory_fd, "sl-guest-8")
         if not prefer_node(nowhere.memory_fd, 8 << 20, there):
             pytest.skip("this kernel has no NUMA")
@@ -73,8 +92,8 @@ def test_a_guest_s_memory_has_a_node(tmp_path: Path) -> None:
 
 
 def policies(fd: int, name: str = "place") -> str:
-    """What the kernel says of a fresh mapping: the policy belongs to the memory, not to who maps it."""
-    code = ("import mmap, sys; m = mmap.mmap(int(sys.argv[1]), 8 << 20); m[0]; "
+    """What the kernel says of a fresh mapping: the policy of small pages belongs to the memory, not to who maps it."""
+    code = (f"import mmap, sys; m = mmap.mmap(int(sys.argv[1]), 8 << 20); m[0]; "
             f"print([l for l in open('/proc/self/numa_maps') if {name!r} in l])")
     return subprocess.run(["/usr/bin/python3", "-c", code, str(fd)], pass_fds=[fd], capture_output=True, text=True,
                           check=True).stdout

@@ -10,8 +10,8 @@
  * each, and sets seal_mbps, kind and fallbacks; handshakes stays. 0, -ENOMEM. */
 int sl_measure_seal(struct sl_aead *a, uint64_t budget_ns, struct sl_crypto_figures *ret);
 
-/* Server sides of TLS 1.3 handshakes per second, at least one, for budget_ns of the client's and the server's time
- * together. 0, -ENOMEM, -EIO. */
+/* Server sides of TLS 1.3 handshakes per second, by the fastest of at least two, for budget_ns of the client's and the
+ * server's time together. 0, -ENOMEM, -EIO. */
 int sl_measure_handshakes(uint64_t budget_ns, uint32_t *ret);
 
 /* The time that one record of each size would take, in ns: what is smaller is better. */

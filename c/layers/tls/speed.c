@@ -7,6 +7,7 @@
 
 enum {
 	MEASURE_NS = 500000,     /* for each figure */
+	HANDSHAKES_NS = 2000000, /* about six of them */
 	WATCH_MS = 200,          /* no longer than the manager takes to look at it */
 	WATCH_MAX_MS = 5000,     /* a look at a dead one costs 50 ms */
 };
@@ -29,7 +30,7 @@ struct sl_aead *sl_tls_aead_choose(struct sl_tls *tls)
 
 	if (sl_measure_choose(accelerator_open(tls), MEASURE_NS, &aead, &tls->inst->crypto))
 		return NULL;
-	sl_measure_handshakes(MEASURE_NS, &tls->inst->crypto.handshakes);
+	sl_measure_handshakes(HANDSHAKES_NS, &tls->inst->crypto.handshakes);
 	return aead;
 }
 

@@ -193,4 +193,6 @@ class Actor:
     def last_words(self, vm_id: int) -> str:
         """What is known of an instance's end besides its own report."""
         member = self.held.members.get(vm_id)
-        return member.why or (member.running.why if member.running else "") if member else ""
+        if member is None:
+            return ""
+        return member.why or (member.running.why if member.running else "")

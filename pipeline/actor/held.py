@@ -18,6 +18,7 @@ from pipeline.host.nic import NicFacts, facts_of
 from pipeline.host.placer import Placer
 from pipeline.host.report import Report
 from pipeline.host.router import Router
+from pipeline.host.vfio import Vfio
 from pipeline.instances.driver import Driver, Running
 from pipeline.policy.config import Config
 from pipeline.policy.model import Instance, Slot
@@ -65,7 +66,7 @@ class Held:
         self.classifier: Classifier | None = None
         self.router: Router | None = None
         self.placer = Placer(config, run_dir=run_dir)
-        self.accelerators = Accelerators.of(run_dir, tell)
+        self.accelerators = Accelerators(Vfio(run_dir), tell)
 
     @property
     def queues(self) -> int:

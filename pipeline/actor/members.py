@@ -107,8 +107,10 @@ class Members:
     def runnable(self, vm_id: int) -> bool:
         """Whether the instance only lacks a CPU."""
         member = self._held.members.get(vm_id)
-        if member is None or member.running:
-            return member is not None and member.running is not None and member.running.process.runnable
+        if member is None:
+            return False
+        if member.running:
+            return member.running.process.runnable
         starting = processes.of_instance(self._held.run_dir, vm_id)
         return not starting or any(p.runnable for p in starting)     # none yet: it waits for what others prepare
 

@@ -13,7 +13,6 @@ import contextlib
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from pathlib import Path
 
 from pipeline.errors import HardwareError
 from pipeline.host import passthrough
@@ -46,10 +45,6 @@ class Accelerators:
         self._one = asyncio.Lock()
         self._steps: set[asyncio.Task[None]] = set()
         self._vfs = 0
-
-    @classmethod
-    def of(cls, run_dir: Path, tell: Callable[[str], None]) -> Accelerators:
-        return cls(Vfio(run_dir), tell)
 
     def configure(self, allow: tuple[str, ...], vfs: int) -> None:
         """``vfs``: so many are made of a card that has none."""

@@ -72,6 +72,14 @@ def stalled(swarm: "Swarm", layer: str, count: int, timeout: float = 10.0) -> fl
     return float(event["time"]) - since
 
 
+def stall_is_found(swarm: "Swarm", layer: str, count: int, timeout: float = 10.0) -> None:
+    """An instance of so many that is stopped is found in FOUND seconds, once in TRIES at least."""
+    times: list[float] = []
+    while not times or (min(times) > FOUND and len(times) < TRIES):
+        times.append(stalled(swarm, layer, count, timeout))
+    assert min(times) <= FOUND, f"found after {times} s"
+
+
 def toml(tables: Mapping[str, Any]) -> str:
     """TOML of tables by dotted name; a list makes an array of tables."""
 

@@ -8,7 +8,8 @@ import signal
 import socket
 import struct
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,16 @@ def _mac_of(name: str) -> bytes:
         return fcntl.ioctl(sock, 0x8927, struct.pack("16s24x", name.encode()))[18:24]
 
 
+@contextmanager
+def leaving_nothing(place: Place) -> Iterator[None]:
+    """Neither process nor descriptor nor interface."""
+    before, links = set(os.listdir("/proc/self/fd")), socket.if_nameindex()
+    yield
+    assert processes.of_instance(place.spec.run_dir, 3) == []
+    assert set(os.listdir("/proc/self/fd")) == before
+    assert socket.if_nameindex() == links
+
+
 @pytest.mark.usefixtures("programs")
 @pytest.mark.parametrize(("mode", "layer", "words", "status"), [
     ("exits", LayerId.TLS, "no such layer", 1),
@@ -118,11 +129,10 @@ def _mac_of(name: str) -> bytes:
     ("lies", LayerId.TLS, "process 1 is not instance 3", None)])
 def test_instance_that_does_not_start(place: Callable[..., Place], monkeypatch: pytest.MonkeyPatch, mode: str,
                                       layer: LayerId, words: str, status: int | None) -> None:
-    """One clear error, and nothing left: neither process nor descriptor nor interface."""
+    """One clear error, and nothing left."""
     monkeypatch.setenv("SWARMLINE_FAKE", mode)
     mine = place(layer=layer)
-    before, links = set(os.listdir("/proc/self/fd")), socket.if_nameindex()
-    with pytest.raises(LaunchError) as caught:
+    with leaving_nothing(mine), pytest.raises(LaunchError) as caught:
         asyncio.run(mine.started())
     error = caught.value
     assert words in str(error)
@@ -130,9 +140,6 @@ def test_instance_that_does_not_start(place: Callable[..., Place], monkeypatch: 
     assert error.vm_id == 3
     assert "--vm-id=3" in error.argv
     assert error.log_lines
-    assert processes.of_instance(mine.spec.run_dir, 3) == []
-    assert set(os.listdir("/proc/self/fd")) == before
-    assert socket.if_nameindex() == links
 
 
 @pytest.mark.usefixtures("programs")
@@ -140,17 +147,13 @@ def test_instance_whose_start_is_cut_off(place: Callable[..., Place], monkeypatc
     """It would never be done; whoever started it has waited long enough. Nothing is left."""
     monkeypatch.setenv("SWARMLINE_FAKE", "hangs")
     mine = place(layer=LayerId.TLS)
-    before, links = set(os.listdir("/proc/self/fd")), socket.if_nameindex()
 
     async def cut_off() -> None:
         async with asyncio.timeout(0.5):
             await mine.started()
 
-    with pytest.raises(TimeoutError):
+    with leaving_nothing(mine), pytest.raises(TimeoutError):
         asyncio.run(cut_off())
-    assert processes.of_instance(mine.spec.run_dir, 3) == []
-    assert set(os.listdir("/proc/self/fd")) == before
-    assert socket.if_nameindex() == links
 
 
 @pytest.mark.usefixtures("programs")

@@ -4,9 +4,11 @@ times.
 """
 
 import os
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -33,13 +35,15 @@ def test_a_first_layers_machine_is_killed(swarm: Swarm, measured: Measured) -> N
     """Its connections end with it, and their clients are told; the others go on. Each client asks again at once, so it
     loses one request at most. Nothing of a dead one is left.
     """
-    router, answers, lost = swarm.status()["router"]["pid"], 0, 0
+    router, answers, lost, back = swarm.status()["router"]["pid"], 0, 0, list[float]()
     for number in range(KILLS):
         victim = swarm.eventually_active("tcp", 2, PATIENCE)[number % 2]
         with Load(swarm.lab, connections=CONNECTIONS, method="GET") as load:
             kill(victim["pid"])
+            killed = time.monotonic()
             eventually(partial(gone, swarm, victim["vm_id"]), "it is taken away", PATIENCE)
             swarm.eventually_active("tcp", 2, PATIENCE)
+            back.append(time.monotonic() - killed)
             load.goes_on(10 * CONNECTIONS, PATIENCE)
         clients = [client for client, _ in load.failures]
         assert len(clients) == len(set(clients)), f"kill {number}: {load.failures}"
@@ -50,6 +54,8 @@ def test_a_first_layers_machine_is_killed(swarm: Swarm, measured: Measured) -> N
         i["vm_id"] for i in swarm.instances("tcp")}
     measured("requests lost per kill", lost / KILLS)
     measured("requests answered", answers)
+    measured("s until another machine serves, median", median(back))
+    measured("s until another machine serves, worst", max(back))
 
 
 def gone(swarm: Swarm, vm_id: int) -> bool:

@@ -15,14 +15,12 @@ import pytest
 from support.lab import Lab
 from system.clients import Load, curl
 from system.swarm_rig import (
-    FOUND,
     INDEX,
-    TRIES,
     Swarm,
     eventually,
     kill,
     manager_of,
-    stalled,
+    stall_is_found,
     swarm_made,
     swarm_prepared,
 )
@@ -150,13 +148,10 @@ def test_a_machine_is_killed_under_load(whole: Swarm) -> None:
 
 
 def test_a_stopped_machine_is_found(whole: Swarm) -> None:
-    times: list[float] = []
     with Load(whole.lab, connections=4, method="GET") as load:
-        while not times or (min(times) > FOUND and len(times) < TRIES):
-            times.append(stalled(whole, "app", 2, PATIENCE))
+        stall_is_found(whole, "app", 2, PATIENCE)
         load.goes_on(20)
     assert not load.failures
-    assert min(times) <= FOUND, f"found after {times} s"
 
 
 def pause(monitor: Path) -> None:

@@ -4,7 +4,9 @@ accelerator each instance is to have."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from pipeline.host.cpus import pin, prefer_node, taken
@@ -24,27 +26,27 @@ def this_machine(spared: Path | None = None) -> Machine:
 class Placer:
     """Of the swarm in ``run_dir``. Without ``pin`` only the `cpus` of a layer count, and what it `wants`.
 
-    ``machine``: a test's.
+    ``look``: what the machine has now, if not this one.
     """
 
-    def __init__(self, config: Config, machine: Machine | None = None, run_dir: Path | None = None) -> None:
-        self._run_dir = run_dir
+    def __init__(self, config: Config, run_dir: Path | None = None, look: Callable[[], Machine] | None = None) -> None:
+        self._look = look or partial(this_machine, run_dir)
         self._layers = {layer.id: layer for layer in config.layers}
         self._seats: dict[int, Seat] = {}
-        self._machine = machine
+        self._machine: Machine | None = None
         self._placement: Placement | None = None
         self._wishes = Wishes((), {})
         self._pins = config.hardware.pin
         self.configure(config)
 
     def configure(self, config: Config) -> None:
-        """What a reload may change: cores count for instances that are placed from now on, accelerators when
-        ``accelerator`` is asked the next time.
+        """What a reload may change, what the machine has got since the last one included: cores count for instances
+        that are placed from now on, accelerators when ``accelerator`` is asked the next time.
         """
         self._layers = {layer.id: layer for layer in config.layers}
         if not self._pins and not _wants(config) and self._placement is None:
             return
-        self._machine = self._machine or this_machine(self._run_dir)
+        self._machine = self._look()
         self._wishes = wishes(config)
         if self._placement is None:
             nobody = tuple(replace(layer, instances=0) for layer in config.layers)

@@ -303,10 +303,10 @@ def test_the_placer_follows_the_configuration(host: Host) -> None:
     machine = inventory(host.root / "sys", host.root / "proc")
     wants = 'driver = "qemu"\nwants = "crypto"'
     allowed = config(f'allow = ["{CARD}"]\nvfs = 2', wants)
-    placer, pid = Placer(config("", wants), machine), 2**22 - 1
+    placer, pid = Placer(config("", wants), look=lambda: machine), 2**22 - 1
     for vm_id in (1, 2, 3):
         assert placer.instance(vm_id, LayerId.TLS, pid) == () and placer.accelerator(vm_id) == ""
-    placer = Placer(allowed, machine)
+    placer = Placer(allowed, look=lambda: machine)
     for vm_id, layer in ((1, LayerId.TLS), (2, LayerId.TLS), (3, LayerId.TLS), (4, LayerId.APP)):
         placer.instance(vm_id, layer, pid)
     assert [placer.accelerator(n) for n in range(1, 6)] == [f"{CARD} VF 0", f"{CARD} VF 1", "", "", ""]
@@ -318,3 +318,15 @@ def test_the_placer_follows_the_configuration(host: Host) -> None:
     assert {placer.accelerator(n) for n in (2, 3)} == {f"{CARD} VF 0", f"{CARD} VF 1"}
     placer.instance(3, LayerId.TLS, pid, has=f"{CARD} VF 1")
     assert placer.accelerator(3) == f"{CARD} VF 1"
+
+
+def test_a_reload_finds_what_was_built_in(host: Host) -> None:
+    machine = inventory(host.root / "sys", host.root / "proc")
+    before = replace(machine, functions=tuple(f for f in machine.functions if not f.address.startswith(CARD[:-1])))
+    machines = iter((before, machine))
+    allowed = config(f'allow = ["{CARD}"]\nvfs = 2', 'driver = "qemu"\nwants = "crypto"')
+    placer = Placer(allowed, look=lambda: next(machines))
+    placer.instance(1, LayerId.TLS, 2**22 - 1)
+    assert placer.accelerator(1) == ""
+    placer.configure(allowed)
+    assert placer.accelerator(1) == f"{CARD} VF 0"

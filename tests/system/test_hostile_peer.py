@@ -63,31 +63,40 @@ class Hostile:
     def number(self, at: int) -> int:
         return int(struct.unpack_from("<I", self.memory, at)[0])
 
-    def entries(self, **wrong: int) -> None:
-        """The next entries, as many as there is room for; right but for what is given."""
+    def room(self) -> Iterator[tuple[int, int]]:
+        """Where the next entries lie, as many as there is room for, and their laps. An answer that was not taken yet is
+        no room: in its place the next lap's entry says that nothing is there, and who swallows answers is not found.
+        """
         cap, ring = self.g.ring_cap, self.ring(own=True)
+        taken = self.number(ring + ffi.offsetof("struct sl_ring", "cons"))
+        for n in range(self.number(ring), taken + cap):
+            yield ring + RING + n % cap * ENTRY, 1 + n // cap % 2
+
+    def entries(self, **wrong: int) -> None:
+        """The next entries; right but for what is given."""
         incarnation = self.number(self.peer + ffi.offsetof("struct sl_peer", "incarnation"))
-        first = self.number(ring)
-        for n in range(first, first + cap):
-            is_ = {"offset": 0, "length": 0, "to": self.front_vm, "epoch": incarnation, "lap": 1 + n // cap % 2,
+        for at, lap in self.room():
+            is_ = {"offset": 0, "length": 0, "to": self.front_vm, "epoch": incarnation, "lap": lap,
                    "layer": lib.SL_LAYER_HTTP, "op": lib.SL_OP_DATA, **wrong}
-            raw = struct.pack("<QIIIHHIBBBB", 1, is_["offset"], is_["length"], 1, is_["to"], 0, is_["epoch"],
-                              is_["lap"], 0, is_["layer"], is_["op"])
-            at = ring + RING + (n % cap) * ENTRY
-            self.memory[at:at + ENTRY] = raw
+            self.memory[at:at + ENTRY] = struct.pack("<QIIIHHIBBBB", 1, is_["offset"], is_["length"], 1, is_["to"], 0,
+                                                     is_["epoch"], is_["lap"], 0, is_["layer"], is_["op"])
 
     def completions(self) -> None:
-        """Of more entries than there are."""
-        at = self.ring(own=False) + RING + self.g.ring_cap * ENTRY
-        for lap in (1, 2):
-            self.memory[at:at + self.g.ring_cap * COMPLETION] = struct.pack("<IHBB", 7, 9999, 2, lap) * self.g.ring_cap
+        """The next half a ring of them, of more entries than there are."""
+        cap, at = self.g.ring_cap, self.ring(own=False) + RING + self.g.ring_cap * ENTRY
+        laps = self.memory[at + COMPLETION - 1:at + cap * COMPLETION:COMPLETION]
+        first = next((n for n, lap in enumerate(laps) if lap != laps[0]), 0)
+        lap = laps[0] if first else 1 + laps[0] % 2
+        for n in range(first, first + cap // 2):
+            where = at + n % cap * COMPLETION
+            self.memory[where:where + COMPLETION] = struct.pack("<IHBB", 7, 9999, 2, lap if n < cap else 3 - lap)
 
     def noise(self) -> None:
         """Into everything: its line of the peer table, entries, completions, the arena."""
         cap, arena = self.g.ring_cap, self.g.arenas_off + (self.g.nb_front + self.slot) * self.g.arena_len
         for at, length in ((arena, self.g.arena_len), (self.peer, PEER),
                            (self.ring(own=False) + RING + cap * ENTRY, cap * COMPLETION),
-                           (self.ring(own=True) + RING, cap * ENTRY)):
+                           *((at, ENTRY) for at, _ in self.room())):
             self.memory[at:at + length] = DICE.randbytes(length)
 
 

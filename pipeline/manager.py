@@ -226,6 +226,9 @@ class Manager:
                 self._instance_failed(instance, report, f"was not ready within {age:.0f} s")
         elif instance.vm_id in self._silent:
             self._instance_failed(instance, report, "gave no heartbeat")
+        elif instance.state is VmState.ACTIVE:
+            now = time.monotonic()
+            self._crash_loops.lives(instance.layers[0], now - self._started_at.get(instance.vm_id, 0.0), now)
 
     def _probed(self, instance: Instance) -> Instance:
         """Notes of a ready one whether it can be reached through its edges."""

@@ -53,19 +53,30 @@ class Heartbeats:
 
 @dataclass
 class CrashLoops:
-    """Delays the replacement of instances that die young: doubled each time, forgotten when one lives."""
+    """Delays the replacement of instances that die young: doubled each time, forgotten when one lives that was started
+    after the first of these deaths.
+    """
 
     _short_lives: dict[LayerId, int] = field(default_factory=dict)
+    _began: dict[LayerId, float] = field(default_factory=dict)     # when the first of them died
     _not_before: dict[LayerId, float] = field(default_factory=dict)
 
     def died(self, layer: LayerId, age: float, now: float) -> float:
         """Notes a death. Returns how long the next start of this layer has to wait."""
         count = self._short_lives.get(layer, 0) + 1 if age < SHORT_LIFE else 0
         self._short_lives[layer] = count
+        if count == 1:
+            self._began[layer] = now
         # the first early death may be bad luck
         delay = min(FIRST_DELAY * 2.0 ** (count - 2), LONGEST_DELAY) if count > 1 else 0.0
         self._not_before[layer] = now + delay
         return delay
+
+    def lives(self, layer: LayerId, age: float, now: float) -> None:
+        """Notes that an instance of this layer lives, and how long it has done so."""
+        if age >= SHORT_LIFE and now - age > self._began.get(layer, inf):
+            self._short_lives[layer] = 0
+            del self._began[layer]
 
     def held(self, now: float) -> frozenset[LayerId]:
         """Layers that get no new instance yet."""

@@ -73,3 +73,17 @@ def test_a_long_life_forgives() -> None:
         loops.died(LayerId.APP, 0.1, 0.0)
     assert loops.died(LayerId.APP, SHORT_LIFE + 1, 100.0) == 0.0
     assert loops.held(100.0) == frozenset()
+
+
+def test_so_does_one_that_lives_on() -> None:
+    loops = CrashLoops()
+    delays = []
+    for now in range(3):
+        delays.append(loops.died(LayerId.APP, 0.1, float(now)))
+        loops.lives(LayerId.APP, 0.9, now + 0.95)   # young
+        loops.lives(LayerId.APP, 99.0, now + 1.0)   # of a time when all was well
+        loops.lives(LayerId.HTTP, 99.0, now + 1.0)   # another layer
+    assert delays == [0.0, FIRST_DELAY, FIRST_DELAY * 2]
+    loops.lives(LayerId.APP, SHORT_LIFE, 10.0)
+    assert loops.died(LayerId.APP, 0.1, 11.0) == 0.0
+    assert loops.died(LayerId.APP, 0.1, 12.0) == FIRST_DELAY

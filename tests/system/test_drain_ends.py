@@ -1,29 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
 """Connections that can not go to another tls instance end honestly when theirs drains: what has begun is answered as a
-whole, and TLS says that this is the end (RFC 8446 section 6.1, RFC 5246 section 7.2.1).
+whole, and TLS says that this is the end (RFC 8446 section 6.1, RFC 5246 section 7.2.1). And nobody loses the rest of an
+answer that only the kernel of his tcp instance still has.
 """
 
 import select
+import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
 from support.lab import Lab
-from system.clients import dial_tls, tls_context
+from system.clients import dial, dial_tls, received, tls_context
 from system.swarm_rig import INDEX, Swarm, eventually, swarm_made
+
+from pipeline.host.namespaces import run_in
 
 pytestmark = [pytest.mark.netns, pytest.mark.bpf]
 
 DRAIN_TIMEOUT = 20  # seconds
+TWO = {"instances": 2}
+CHANGES = {"swarm": {"drain_timeout": f"{DRAIN_TIMEOUT}s"}, "layer.tcp": TWO, "layer.tls": TWO}
+BODY = bytes(range(256)) * 600  # more than a slow client's window, less than the kernel keeps for it
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 POST = b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n"
 
 
 @pytest.fixture(scope="module")
 def module_swarm(module_lab: Lab) -> Iterator[Swarm]:
-    changes = {"swarm": {"drain_timeout": f"{DRAIN_TIMEOUT}s"}, "layer.tls": {"instances": 2}}
-    with swarm_made(module_lab, changes) as made:
+    with swarm_made(module_lab, CHANGES) as made:
+        (made.site / "body").write_bytes(BODY)
         yield made
 
 
@@ -108,3 +115,89 @@ def test_the_last_tls_instance(swarm: Swarm) -> None:
             sock.sendall(GET)
             answer(sock, INDEX)
     swarm.command("scale", "tls=2")
+
+
+def slow_client(lab: Lab) -> socket.socket:
+    """It has asked for everything, said that this was all, and takes nothing yet."""
+
+    def connect() -> socket.socket:
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
+        sock.settimeout(10)
+        sock.connect((lab.vip4, 80))
+        return sock
+
+    sock = run_in(lab.client, connect)
+    sock.sendall(b"GET /body HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+    sock.shutdown(socket.SHUT_WR)
+    return sock
+
+
+def test_the_rest_of_an_answer(swarm: Swarm) -> None:
+    """All layers are done with it; so might be the tcp instance, if it did not look at what its kernel still has."""
+    before = sum(i["requests"] for i in swarm.instances("app"))
+    with slow_client(swarm.lab) as sock:
+
+        def done() -> bool:
+            swarm.published()
+            served = sum(i["requests"] for i in swarm.instances("app")) > before
+            return served and not any(i["active_flows"] for i in swarm.instances("http"))
+
+        eventually(done, "http has said all")
+        leaver = max(swarm.instances("tcp"), key=lambda i: i["active_flows"])
+        assert leaver["active_flows"] == 1
+        swarm.command("drain", str(leaver["vm_id"]))
+        idle = swarm.instances("app")[0]["vm_id"]
+        swarm.command("drain", str(idle))
+        eventually(lambda: idle not in swarm.pids(), "who has nothing left is gone")
+        assert leaver["vm_id"] in swarm.pids(), "it has something left"
+        data = b""
+        while piece := sock.recv(65536):
+            data += piece
+    assert data.endswith(BODY)
+    eventually(lambda: leaver["vm_id"] not in swarm.pids(), "it goes")
+
+
+def said_all(sock: socket.socket) -> None:
+    """The client says first that this was all."""
+    sock.sendall(GET)
+    sock.shutdown(socket.SHUT_WR)
+    assert received(sock)[1] == "fin"
+
+
+def heard_all(sock: socket.socket) -> None:
+    """The server does."""
+    sock.sendall(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+    assert received(sock)[1] == "fin"
+
+
+def said_nothing(sock: socket.socket) -> None:
+    """There is nothing but the two ends."""
+
+
+def went(sock: socket.socket) -> None:
+    """The client goes with what it was given unread: a reset meets an answer that is still on its way."""
+    sock.sendall(GET.replace(b" / ", b" /body "))
+    sock.shutdown(socket.SHUT_WR)
+    sock.recv(1)
+
+
+@pytest.mark.parametrize("way", [said_all, heard_all, said_nothing, went])
+def test_nobody_lingers(swarm: Swarm, way: Callable[[socket.socket], None]) -> None:
+    """With its last byte acknowledged, or its client gone, a connection is over."""
+    for _ in range(50):
+        with dial(swarm.lab) as sock:
+            way(sock)
+    swarm.published()
+    eventually(lambda: not swarm.total("tcp", "active_flows"), "no connection is left")
+
+
+def test_who_takes_nothing_is_idle(swarm: Swarm) -> None:
+    """A connection that waits for its client is one like any other."""
+    swarm.configure({**CHANGES, "layer.tcp": {**TWO, "idle_timeout": "1s"}})
+    swarm.command("reload")
+    swarm.eventually_active("tcp", 2)
+    with slow_client(swarm.lab) as sock:
+        eventually(lambda: swarm.total("tcp", "timeout"), "its time is over")
+        data, how = received(sock)
+    assert how == "reset" and len(data) < len(BODY)

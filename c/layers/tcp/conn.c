@@ -21,13 +21,14 @@ struct conn {
 	struct sl_list node;         /* in sl_tcp.conns */
 	struct sl_watch watch;
 	struct sl_instance *inst;
-	struct sl_flow *flow;        /* NULL: waits for room to open it */
+	struct sl_flow *flow;        /* NULL: waits for room to open it, or lingers */
 	struct sl_timer timer;       /* idle, or the retry of the open */
 	struct sl_flow_open open;
 	uint64_t active_ms;          /* last byte in either direction */
 	uint32_t read_len;           /* what the last read brought: decides the size of the next slot */
 	struct sl_answer answer;     /* the first one */
 	bool answered;
+	bool lingers;                /* all is said, but the client has not got all yet */
 	bool orphan;                 /* the flow has no peer */
 	uint64_t orphan_until_ms;
 	uint8_t *state;              /* what tls gave to be kept, sealed: state_len bytes */
@@ -61,6 +62,36 @@ static void conn_abort(struct conn *c, enum sl_request_status why)
 	if (why == SL_ERROR_TIMEOUT)
 		c->inst->counters[SL_CNT_TIMEOUT]++;
 	conn_free(c, true);
+}
+
+/* --- a client that is slower than we are --- */
+
+static struct tcp_info info_of(const struct conn *c)
+{
+	struct tcp_info info = {0};
+	socklen_t len = sizeof(info);
+
+	getsockopt(c->watch.fd, IPPROTO_TCP, TCP_INFO, &info, &len);
+	return info;
+}
+
+/* All is said. The kernel still has what the client has not taken, and would lose it with this instance: so it counts as a
+ * connection until our FIN is acknowledged. The kernel tells of that as of each change of a socket's state, and EPOLLET of
+ * nothing else: to poll it is always writable, as it was shut down. */
+static void conn_linger(struct conn *c)
+{
+	c->flow = NULL;
+	c->lingers = true;
+	sl_answer_drop(&c->answer);
+	sl_watch_mod(c->inst, &c->watch, EPOLLOUT | EPOLLET);
+}
+
+static void linger_ready(struct conn *c)
+{
+	uint8_t state = info_of(c).tcpi_state;
+
+	if (state != TCP_FIN_WAIT1 && state != TCP_CLOSING && state != TCP_LAST_ACK)
+		conn_free(c, false);
 }
 
 void sl_tcp_conns_abort(struct sl_tcp *t)
@@ -104,6 +135,10 @@ static void conn_ready(struct sl_instance *inst, struct sl_watch *w, uint32_t ev
 	struct conn *c = sl_container_of(w, struct conn, watch);
 
 	(void)inst;
+	if (c->lingers) {
+		linger_ready(c);
+		return;
+	}
 	if (events & EPOLLERR) {
 		conn_abort(c, SL_ERROR_CLIENT);
 		return;
@@ -160,7 +195,10 @@ static void flow_over(struct sl_flow *f, enum sl_request_status status)
 	struct conn *c = f->user;
 
 	sl_trace_flow(f, SL_TRACE_DONE, 0);
-	conn_free(c, status != SL_COMPLETED);
+	if (status == SL_COMPLETED)
+		conn_linger(c);
+	else
+		conn_free(c, true);
 }
 
 /* --- a tls instance that dies or drains: another one goes on (layers/tls/move.h) --- */
@@ -256,11 +294,12 @@ static bool conn_open(struct conn *c)
 static void conn_timer(struct sl_timer *timer)
 {
 	struct conn *c = sl_container_of(timer, struct conn, timer);
-	uint64_t idle = c->inst->wheel.now_ms - c->active_ms, limit = sl_tcp_of(c->inst)->conf.idle_timeout_ms;
+	uint64_t limit = sl_tcp_of(c->inst)->conf.idle_timeout_ms, idle;
 
 	if (c->orphan && !conn_reopen(c))
 		return;
-	if (!c->flow)
+	idle = c->lingers ? info_of(c).tcpi_last_data_sent : c->inst->wheel.now_ms - c->active_ms;
+	if (!c->flow && !c->lingers)
 		conn_open(c);
 	else if (c->orphan || !limit)
 		return;

@@ -81,11 +81,12 @@ static void tcp_stop(struct sl_instance *inst)
 }
 
 static const int tcp_syscalls[] = {
-	SCMP_SYS(accept4), SCMP_SYS(recvfrom), SCMP_SYS(sendto), SCMP_SYS(shutdown), SCMP_SYS(setsockopt), SCMP_SYS(getsockname), -1,
+	SCMP_SYS(accept4), SCMP_SYS(recvfrom), SCMP_SYS(sendto), SCMP_SYS(shutdown), SCMP_SYS(setsockopt), SCMP_SYS(getsockopt),
+	SCMP_SYS(getsockname), -1,
 };
 
-/* Draining needs nothing here: the classifier sends no new SYN, and what is still in the backlog is accepted and
- * served. */
+/* Draining needs nothing here: the classifier sends no new SYN, what is still in the backlog is accepted and served, and a
+ * connection counts until its client has got all. */
 const struct sl_layer sl_layer_tcp = {
 	.name = "tcp", .id = SL_LAYER_TCP, .back = &sl_tcp_back, .init = tcp_init, .start = tcp_start,
 	.stop = tcp_stop, .syscalls = tcp_syscalls,

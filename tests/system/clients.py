@@ -167,21 +167,28 @@ class Load:
 
     def __enter__(self) -> "Load":
         self._stop = False
+        self._tasks: list[asyncio.Task[None]] = []
         self._thread = threading.Thread(
             target=lambda: run_client(self.lab.client, self._all, timeout=120), name="load"
         )
         self._thread.start()
-        self.goes_on(self.connections)
+        try:
+            self.goes_on(self.connections)
+        except BaseException as error:
+            self.__exit__(error)
+            raise
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *error: object) -> None:
         self._stop = True  # each client ends after its request in flight
+        if any(error):  # which may hang, and is not what failed
+            self.give_up()
         self._thread.join()
 
     def give_up(self) -> None:
         """For when nobody is there to answer any more: ends in the middle of requests."""
         self._stop = True
-        for task in self._tasks:
+        for task in self._tasks if self._thread.is_alive() else ():
             self._loop.call_soon_threadsafe(task.cancel)
 
     def goes_on(self, count: int = 200, timeout: float = 10.0) -> None:

@@ -69,7 +69,53 @@ static void nobody_comes(void **state)
 	assert_false(r.c->ended);
 	fake_tick(&r.k, 1000);
 	assert_true(r.c->ended);
-	assert_null(claim(&r, token, r.c->flow.request_id));
+	fake_stop(&r.k);
+}
+
+/* The next instance's claim overtakes the connection itself: they come in two rings. */
+static void a_claim_comes_before_its_connection(void **state)
+{
+	const uint64_t request_id = 1ull << 48 | 4711;
+	struct fake_flow *heir, *former;
+	struct rig r;
+
+	(void)state;
+	rig_default(&r);
+	former = claim(&r, token, request_id);
+	heir = claim(&r, token, request_id);   /* the later one counts */
+	assert_true(former && former->out_reset && heir && !heir->ended);
+	memcpy(r.open.token, token, sizeof(token));
+	r.k.next_request_id = 4710;
+	r.c = rig_connect(&r);
+	assert_int_equal(r.c->flow.request_id, request_id);
+	say(&r, GET "\r\n");
+	assert_true(fake_orphan(r.c));
+	assert_true(heir->ended && !heir->out_reset && !r.c->orphan);
+	answer(&r, 200, "", "whole");
+	assert_string_equal(body_of(r.c), "whole");
+	fake_tick(&r.k, 10000);
+	assert_int_equal(r.k.inst.active_flows, 2);
+	fake_stop(&r.k);
+}
+
+static void a_claim_waits_a_little(void **state)
+{
+	struct fake_flow *heir, *dead;
+	struct rig r;
+
+	(void)state;
+	rig_default(&r);
+	dead = claim(&r, token, 11);
+	heir = claim(&r, token, 12);
+	assert_int_equal(r.k.inst.active_flows, 3);
+	fake_die(dead, false);
+	assert_int_equal(r.k.inst.active_flows, 2);
+	assert_false(heir->ended);
+	fake_tick(&r.k, 1000);
+	assert_true(heir->out_reset && heir->out_status == SL_ERROR_STALE);
+	assert_int_equal(r.k.inst.active_flows, 1);
+	assert_int_equal(r.k.inst.counters[SL_CNT_BAD_MESSAGE], 1);
+	assert_non_null(claim(&r, token, 13));
 	fake_stop(&r.k);
 }
 
@@ -83,8 +129,10 @@ static void wrong_claims(void **state)
 	rig_movable(&r);
 	memcpy(other, token, sizeof(other));
 	other[15] ^= 1;
-	assert_null(claim(&r, other, r.c->flow.request_id));
-	assert_null(claim(&r, token, r.c->flow.request_id + 1));
+	heir = claim(&r, other, r.c->flow.request_id);
+	next = claim(&r, token, r.c->flow.request_id + 1);
+	fake_tick(&r.k, 1000);
+	assert_true(heir->out_reset && next->out_reset);
 	memset(other, 0, sizeof(other));
 	assert_null(claim(&r, other, r.c->flow.request_id));
 	assert_null(fake_take_over(&r.k, r.c->flow.request_id, token, SL_TOKEN_LEN - 1));
@@ -125,6 +173,8 @@ int main(int argc, char **argv)
 		cmocka_unit_test(either_comes_first),
 		cmocka_unit_test(an_answer_waits_for_the_next_instance),
 		cmocka_unit_test(nobody_comes),
+		cmocka_unit_test(a_claim_comes_before_its_connection),
+		cmocka_unit_test(a_claim_waits_a_little),
 		cmocka_unit_test(wrong_claims),
 		cmocka_unit_test(without_a_token_it_ends),
 	};

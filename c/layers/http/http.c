@@ -164,7 +164,7 @@ static void front_over(struct sl_flow *f, enum sl_request_status status)
 
 	(void)status;
 	if (c && c->heir == f)
-		c->heir = NULL;
+		sl_http_heir_gone(c);
 	else if (c)
 		sl_http_conn_end(c);
 }

@@ -50,6 +50,7 @@ enum {
 	HTTP_LINGER_MS = 60000,      /* from our FIN to a reset: a slow client still has bytes on their way */
 	HTTP_DRAIN_IDLE_MS = 2000,   /* how long an idle connection that shall end is left for a request already on its way */
 	HTTP_ORPHAN_MS = 3000,       /* that a connection is kept whose tls instance is lost */
+	HTTP_EARLY_MS = 500,         /* that a claim to a connection waits for it: no living instance leaves its rings for longer */
 	HTTP_RECORD_MAX = 16384,     /* to such a layer: bytes in one entry, which becomes one record (RFC 8446 section 5.1) */
 	HTTP_TOKEN_BUCKETS = 1024,
 	HTTP_RETRY_MS = 10,          /* between two tries to get a slot, besides those at each event */
@@ -124,7 +125,7 @@ struct http_conn {
 	struct sl_list wait_node;
 	struct sl_list token_node;
 	struct http_layer *http;
-	struct sl_flow *front;       /* NULL: over */
+	struct sl_flow *front;       /* NULL: over; or to come, see move.c */
 	struct sl_flow *back;        /* the request at the next layer; NULL: none */
 	struct sl_timer timer;       /* for the client's next byte, by timer_for */
 	struct sl_timer write_timer; /* for the client to take a byte */
@@ -173,6 +174,7 @@ void sl_http_token_set(struct http_conn *c, const uint8_t token[SL_TOKEN_LEN]);
 void sl_http_token_drop(struct http_conn *c);
 /* Another instance comes for a connection: 0, or the negative status to refuse it with. */
 int sl_http_take_over(struct http_layer *h, struct sl_flow *heir, const void *token, uint32_t len);
+void sl_http_heir_gone(struct http_conn *c);   /* c->heir is over */
 bool sl_http_orphaned(struct sl_flow *f);
 void sl_http_orphan_fire(struct sl_timer *t);
 

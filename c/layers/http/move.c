@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A connection outlives the tls instance in front of it (layers/tls/move.h): its flow is kept until another instance comes
- * with the token that the first one gave us. The two may come in either order. */
+ * with the token that the first one gave us. What the two say lies in two rings, so it may come in any order: even the
+ * connection's OPEN may be taken after the claim to it. Then a struct without a front flow holds its place. */
 #include <stdlib.h>
 
 #include "layers/http/http.h"
@@ -8,17 +9,6 @@
 static struct sl_list *bucket(struct http_layer *h, const uint8_t *token)
 {
 	return &h->by_token[(token[0] | token[1] << 8) % HTTP_TOKEN_BUCKETS];
-}
-
-void sl_http_token_set(struct http_conn *c, const uint8_t token[SL_TOKEN_LEN])
-{
-	static const uint8_t none[SL_TOKEN_LEN];
-
-	if (!memcmp(token, none, sizeof(none)))
-		return;
-	memcpy(c->token, token, sizeof(c->token));
-	sl_list_append(bucket(c->http, token), &c->token_node);
-	sl_flow_keep(c->front, HTTP_RECORD_MAX);
 }
 
 void sl_http_token_drop(struct http_conn *c)
@@ -44,6 +34,14 @@ static bool token_equal(const uint8_t *a, const uint8_t *b)
 	return !odd;
 }
 
+/* The flow's that is kept, or to come. */
+static uint64_t id_of(const struct http_conn *c)
+{
+	const struct sl_flow *f = c->front ? c->front : c->heir;
+
+	return f ? f->request_id : 0;
+}
+
 static struct http_conn *conn_find(struct http_layer *h, const uint8_t *token, uint64_t request_id)
 {
 	struct sl_list *head = bucket(h, token);
@@ -51,10 +49,64 @@ static struct http_conn *conn_find(struct http_layer *h, const uint8_t *token, u
 	for (struct sl_list *node = head->next; node != head; node = node->next) {
 		struct http_conn *c = sl_container_of(node, struct http_conn, token_node);
 
-		if (c->front && c->front->request_id == request_id && token_equal(c->token, token))
+		if (id_of(c) == request_id && token_equal(c->token, token))
 			return c;
 	}
 	return NULL;
+}
+
+static bool is_token(const uint8_t token[SL_TOKEN_LEN])
+{
+	static const uint8_t none[SL_TOKEN_LEN];
+
+	return memcmp(token, none, sizeof(none));
+}
+
+static void token_take(struct http_conn *c, const uint8_t token[SL_TOKEN_LEN])
+{
+	memcpy(c->token, token, sizeof(c->token));
+	sl_list_append(bucket(c->http, token), &c->token_node);
+}
+
+/* NULL: no memory, or too many. */
+static struct http_conn *place_hold(struct http_layer *h, const uint8_t token[SL_TOKEN_LEN])
+{
+	struct http_conn *c = h->nb_conns < h->conf.max_connections ? sl_http_conn_new(h) : NULL;
+
+	if (c)
+		token_take(c, token);
+	return c;
+}
+
+static void heir_wait(struct http_conn *c)
+{
+	sl_timer_arm(&c->http->inst->wheel, &c->orphan_timer, c->front ? HTTP_ORPHAN_MS : HTTP_EARLY_MS);
+}
+
+void sl_http_token_set(struct http_conn *c, const uint8_t token[SL_TOKEN_LEN])
+{
+	struct http_conn *held;
+
+	if (!is_token(token))
+		return;
+	held = conn_find(c->http, token, c->front->request_id);
+	token_take(c, token);
+	sl_flow_keep(c->front, HTTP_RECORD_MAX);
+	if (!held || held->front)
+		return;
+	c->last |= held->last;
+	c->heir = held->heir;
+	c->heir->user = c;
+	held->heir = NULL;
+	sl_http_conn_free(held);
+	heir_wait(c);
+}
+
+void sl_http_heir_gone(struct http_conn *c)
+{
+	c->heir = NULL;
+	if (!c->front)
+		sl_http_conn_free(c);
 }
 
 static void adopt(struct http_conn *c)
@@ -70,13 +122,18 @@ static void adopt(struct http_conn *c)
 
 int sl_http_take_over(struct http_layer *h, struct sl_flow *heir, const void *token, uint32_t len)
 {
-	struct http_conn *c = len == SL_TOKEN_LEN ? conn_find(h, token, heir->request_id) : NULL;
 	struct sl_flow *former;
+	struct http_conn *c;
 
-	if (!c) {
+	if (len != SL_TOKEN_LEN || !is_token(token)) {
 		h->inst->counters[SL_CNT_BAD_MESSAGE]++;
 		return -SL_ERROR_STALE;
 	}
+	c = conn_find(h, token, heir->request_id);
+	if (!c)
+		c = place_hold(h, token);
+	if (!c)
+		return -SL_ERROR_REFUSED;
 	former = c->heir;   /* it died before it got anywhere */
 	if (former) {
 		former->user = NULL;
@@ -86,8 +143,8 @@ int sl_http_take_over(struct http_layer *h, struct sl_flow *heir, const void *to
 	heir->user = c;
 	if (c->orphan)
 		adopt(c);
-	else   /* the other one's end is still on its way to us, or that claim is a lie */
-		sl_timer_arm(&h->inst->wheel, &c->orphan_timer, HTTP_ORPHAN_MS);
+	else   /* what the other one said is still on its way to us, or that claim is a lie */
+		heir_wait(c);
 	return 0;
 }
 
@@ -113,8 +170,9 @@ void sl_http_orphan_fire(struct sl_timer *t)
 	if (c->orphan) {
 		sl_http_conn_reset(c, SL_ERROR_PEER_GONE);
 	} else if (heir) {
-		c->heir = NULL;
+		c->http->inst->counters[SL_CNT_BAD_MESSAGE] += !c->front;
 		heir->user = NULL;
 		sl_flow_reset(heir, SL_ERROR_STALE);
+		sl_http_heir_gone(c);
 	}
 }

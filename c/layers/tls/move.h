@@ -20,9 +20,10 @@
  *     published. So each byte is kept by its sender or is at the other end.
  *
  * At a death, then, whatever the instance was doing: tcp opens the flow at another tls instance with the sealed state and its
- * marks; that one opens it at http with the token; http answers with its marks. tls takes tcp's ciphertext from "rx safe" on
- * and drops what is before http's "rx got"; takes http's plaintext from "tx safe" on and drops what is before tcp's "tx
- * got". Either order of marks that can not be (safe beyond got) means that bytes are missing: the connection is reset.
+ * marks; that one opens it at http with the token; http, once it has taken all that the former one had published (even the
+ * OPEN may still be on its way), answers with its marks. tls takes tcp's ciphertext from "rx safe" on and drops what is before
+ * http's "rx got"; takes http's plaintext from "tx safe" on and drops what is before tcp's "tx got". Either order of marks that
+ * can not be (safe beyond got) means that bytes are missing: the connection is reset.
  *
  * Who is trusted: sequence numbers of what we send come from http's marks alone. tcp is no better than the network: a mark
  * that it invents, or a state that it gives back twice, late or for another connection, at worst breaks that connection.

@@ -129,15 +129,19 @@ static __always_inline __u32 flow_classify(struct sl_cursor *c, struct packet *p
 		return refuse(p, VERDICT(drop_truncated));
 	hash = flow_hash(&p->key);
 	flow = bpf_map_lookup_elem(&flows, &p->key);
-	if (flow && flow_follow(flow, p->is_syn, hash, meta))
+	if (flow && flow_follow(flow, p->is_syn, hash, meta)) {
+		if (p->ack)
+			flow->ack = p->ack;
 		return VERDICT(flow_known);
+	}
 	service = service_find(&p->key);
 	if (!service)
 		return VERDICT(pass_not_ours);
 	vm = vm_select(service->index, hash, meta);
 	if (!vm)
 		return VERDICT(drop_no_instance);
-	fresh.since_ns = bpf_ktime_get_ns();
+	fresh.since = (__u32)(bpf_ktime_get_ns() >> SL_TICK_SHIFT);
+	fresh.ack = p->ack;
 	fresh.gen = vm->gen;
 	fresh.vm_id = meta->vm_id;
 	fresh.service = meta->service;

@@ -96,6 +96,7 @@ enum fragment { FRAGMENT_NONE, FRAGMENT_FIRST, FRAGMENT_LATER };
 struct packet {
 	struct sl_flow_key key;
 	__be32 frag_id;
+	__be32 ack;      /* TCP: acknowledgment number; 0: none */
 	__u32 off;       /* of the cursor, when it is handed to a function that is verified alone */
 	__u32 left;
 	__u8 fragment;   /* enum fragment */
@@ -314,6 +315,8 @@ static __always_inline int ports_parse(struct sl_cursor *c, struct packet *p)
 		p->key.sport = tcp->source;
 		p->key.dport = tcp->dest;
 		p->is_syn = tcp->syn && !tcp->ack;
+		if (tcp->ack)
+			p->ack = tcp->ack_seq;
 	} else {
 		struct udphdr *udp = cursor_take(c, sizeof(*udp));
 

@@ -41,6 +41,7 @@ enum {
 	SL_FLOW_MAX = 65536,          /* known flows; the least recently used one makes room */
 	SL_FRAG_MAX = 4096,
 
+	SL_TICK_SHIFT = 24,           /* ticks of flows: CLOCK_MONOTONIC in units of 2^24 ns, 17 ms; they wrap after 2 years */
 	SL_LRU_WAYS = 8,              /* places of one bucket, in user space */
 	SL_FLOW_BUCKETS = 16384,      /* twice SL_FLOW_MAX places: buckets do not fill evenly */
 	SL_FRAG_BUCKETS = 1024,
@@ -140,7 +141,9 @@ _Static_assert(sizeof(struct sl_flow_key) == 40, "five words of 8 bytes: hashed 
 
 /* Holds as long as vms[vm_id].gen == gen and its state is ACTIVE or DRAINING; else it is as if it were not there. */
 struct sl_flow {
-	__u64 since_ns;     /* made at */
+	__u32 since;        /* made at, in ticks */
+	__be32 ack;         /* TCP: what the client expects next, by its last segment; whoever must end the connection for an
+	                     * instance that no longer can needs it */
 	__u32 gen;
 	__u16 vm_id;
 	__u16 service;
@@ -175,7 +178,7 @@ _Static_assert(sizeof(struct sl_lru_place) == 56, "no implicit padding");
 
 struct sl_lru_bucket {
 	__u32 tag[8];       /* of the key's hash; 0: the place is empty */
-	__u32 used[8];      /* when it was last looked up, CLOCK_MONOTONIC in units of 2^24 ns */
+	__u32 used[8];      /* when it was last looked up, in ticks */
 	struct sl_lru_place place[8];
 };
 _Static_assert(sizeof(struct sl_lru_bucket) == 512, "whole cache lines, and a power of two");

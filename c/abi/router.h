@@ -50,6 +50,9 @@ enum sl_rtr_type {
 	SL_RTR_TABLE_SET = 9,   /* slot: index of a service, and the fd of its new map of one struct sl_maglev. For the
 	                         * classifier in user space; -EOPNOTSUPP: the kernel runs it. A new router reads the
 	                         * tables itself, before it answers */
+	SL_RTR_RESET = 10,      /* slot, addr, client_port, service_port, tcp_seq: sends a client a reset, for an instance
+	                         * that can not. -ENOENT: the slot is empty; -ENETUNREACH: no route; -EAGAIN: the neighbour
+	                         * is not known, or the NIC is full */
 };
 
 /* A vhost-user port (PORT_ADD_VHOST).
@@ -76,11 +79,13 @@ struct sl_rtr_request {
 	__u16 vm_id;         /* 1 ... SL_VM_MAX - 1 */
 	__u8 slot;           /* of a virtual IP, 0 ... SL_RTR_VIP_MAX - 1 */
 	__u8 prefix_len;     /* 0 ... 128 bits; bits of addr beyond it are zero */
-	__u32 pad;
+	__u32 tcp_seq;       /* sequence number: what the client expects next */
 	__u64 vips;          /* bit n: this instance may send from the virtual IP in slot n */
-	__u8 addr[16];       /* virtual IP, or the route's prefix */
+	__u8 addr[16];       /* virtual IP, the route's prefix, or the client */
 	__u8 gateway[16];    /* on-link neighbour that takes frames for addr/prefix_len */
-	__u8 pad2[8];
+	__u16 client_port;
+	__u16 service_port;
+	__u8 pad[4];
 };
 _Static_assert(sizeof(struct sl_rtr_request) == 64, "one packet");
 
@@ -149,7 +154,8 @@ enum sl_rtr_counter {
 	SL_RTR_LINK_UP = 36,              /* links of virtual machines that came up */
 	SL_RTR_LINK_LOST = 37,            /* that ended, for whatever reason */
 	SL_RTR_VIOLATION = 38,            /* by guests or their QEMUs, each of which ended a ring or a link */
-	SL_RTR_COUNTER_NB = 39,
+	SL_RTR_RESETS = 39,               /* sent to clients of virtual machines that died */
+	SL_RTR_COUNTER_NB = 40,
 	SL_RTR_COUNTER_CAP = 56,          /* room for more names without a new layout */
 };
 

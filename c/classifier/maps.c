@@ -10,7 +10,7 @@
 #include "base/atomic.h"
 #include "classifier/private.h"
 
-enum { PATH_CAP = 4096, TICK_SHIFT = 24 };
+enum { PATH_CAP = 4096 };
 
 /* libbpf's low-level calls give -errno in strict mode and -1 with errno otherwise. */
 static int result(int r)
@@ -277,7 +277,7 @@ void sl_classifier_turn(struct sl_classifier *c, uint64_t now_ns)
 {
 	uint32_t generation = sl_observe_u32(&c->config.value->generation);
 
-	c->flows.lru.now = c->frags.lru.now = (uint32_t)(now_ns >> TICK_SHIFT);
+	c->flows.lru.now = c->frags.lru.now = (uint32_t)(now_ns >> SL_TICK_SHIFT);
 	if (sl_likely(c->is_copied && generation == c->generation))
 		return;
 	if (copy_read(&c->services.copy, c->services_fd, sizeof(struct sl_service_key), sizeof(struct sl_service)) ||

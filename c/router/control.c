@@ -8,6 +8,7 @@
 
 #include "router/control.h"
 #include "router/ports/vhost.h"
+#include "router/reset.h"
 
 enum {
 	REQUESTS_PER_TURN = 64,   /* of one connection, so that frames are not kept waiting */
@@ -48,6 +49,12 @@ static bool unused_is_zero(const struct sl_rtr_request *q)
 	case SL_RTR_VIP_DEL:
 	case SL_RTR_TABLE_SET:
 		rest.slot = 0;
+		break;
+	case SL_RTR_RESET:
+		rest.slot = 0;
+		rest.tcp_seq = 0;
+		rest.client_port = rest.service_port = 0;
+		memset(rest.addr, 0, sizeof(rest.addr));
 		break;
 	case SL_RTR_NET_ADD:
 		rest.prefix_len = 0;
@@ -164,6 +171,8 @@ static int request_run(struct sl_router *r, const struct sl_rtr_request *q, uint
 		return 0;
 	case SL_RTR_TABLE_SET:
 		return r->classifier ? sl_classifier_table_set(r->classifier, q->slot, *fd) : -EOPNOTSUPP;
+	case SL_RTR_RESET:
+		return sl_reset_send(r, q, sl_now_ns());
 	default:
 		return -EINVAL;
 	}

@@ -53,17 +53,16 @@ int sl_wire_parse_arp(const uint8_t *frame, uint32_t len, uint32_t l3_off, struc
 	return 0;
 }
 
-/* The Internet checksum over the pseudo-header and an ICMPv6 message; 0 if the message holds a right one. */
-static uint16_t icmp6_checksum(const uint8_t *ip6, const uint8_t *icmp, uint32_t len)
+uint16_t sl_wire_checksum(uint32_t proto, const uint8_t *addrs, uint32_t addrs_len, const uint8_t *msg, uint32_t len)
 {
-	uint32_t sum = len + IPPROTO_ICMPV6, i;
+	uint32_t sum = proto ? proto + len : 0, i;
 
-	for (i = 8; i < IP6_LEN; i += 2)
-		sum += sl_be16(ip6 + i);
+	for (i = 0; i < addrs_len; i += 2)
+		sum += sl_be16(addrs + i);
 	for (i = 0; i + 1 < len; i += 2)
-		sum += sl_be16(icmp + i);
+		sum += sl_be16(msg + i);
 	if (len & 1)
-		sum += (uint32_t)icmp[len - 1] << 8;
+		sum += (uint32_t)msg[len - 1] << 8;
 	while (sum >> 16)
 		sum = (sum & 0xffff) + (sum >> 16);
 	return (uint16_t)~sum;
@@ -113,7 +112,7 @@ int sl_wire_parse_nd(const uint8_t *frame, uint32_t len, uint32_t l3_off, struct
 		return -EBADMSG;
 	if ((icmp[0] != ND_NEIGHBOR_SOLICIT && icmp[0] != ND_NEIGHBOR_ADVERT) || icmp[1])
 		return -EBADMSG;
-	if (icmp6_checksum(ip6, icmp, nd_len))
+	if (sl_wire_checksum(IPPROTO_ICMPV6, ip6 + 8, 32, icmp, nd_len))
 		return -EBADMSG;
 	/* no IPv4-mapped address on the wire: it would pass for an IPv4 neighbour */
 	if (is_mapped(ip6 + 8) || is_mapped(ip6 + 24) || is_mapped(icmp + 8) || icmp[8] == 0xff)
@@ -178,7 +177,7 @@ static void nd_build(uint8_t *ip6, uint8_t type, uint8_t flags, const struct sl_
 	icmp[ND_LEN] = type == ND_NEIGHBOR_ADVERT ? ND_OPT_TARGET_LINKADDR : ND_OPT_SOURCE_LINKADDR;
 	icmp[ND_LEN + 1] = 1;
 	memcpy(icmp + ND_LEN + 2, mac, 6);
-	sl_be16_put(icmp + 2, icmp6_checksum(ip6, icmp, ND_LEN + ND_OPT_LEN));
+	sl_be16_put(icmp + 2, sl_wire_checksum(IPPROTO_ICMPV6, ip6 + 8, 32, icmp, ND_LEN + ND_OPT_LEN));
 }
 
 uint32_t sl_wire_build_request(uint8_t *buf, const uint8_t mac[6], const struct sl_tags *tags,

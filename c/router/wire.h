@@ -39,6 +39,10 @@ static inline void sl_be16_put(uint8_t *p, uint32_t v)
 	p[1] = (uint8_t)v;
 }
 
+/* The Internet checksum over a message and the pseudo-header of its protocol and its addresses, 8 or 32 bytes; without any
+ * (0, NULL, 0) of the message alone. 0 if the message holds a right one. */
+uint16_t sl_wire_checksum(uint32_t proto, const uint8_t *addrs, uint32_t addrs_len, const uint8_t *msg, uint32_t len);
+
 static inline bool sl_mac_is_unicast(const uint8_t mac[6])
 {
 	static const uint8_t zero[6];

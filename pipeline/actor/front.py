@@ -16,6 +16,8 @@ from pipeline.host.router import Router, RouterSpec
 from pipeline.host.router_link import RouterFacts
 from pipeline.policy.model import Instance, IPAddress, LayerId, Service
 
+AT_ONCE = 64        # clients told before the manager looks at something else
+
 
 class Front:
     """``on_end`` is called when the router has ended."""
@@ -116,6 +118,19 @@ class Front:
                 self._held.router.port_add(member.instance.vm_id, tap, _vips(self._held.config.services))
             finally:
                 os.close(tap)
+
+    async def connections_end(self, instance: Instance) -> int:
+        """Tells the clients of a machine that died, as its kernel did so with it. Returns how many were told."""
+        router, classifier = self._held.router, self._held.classifier
+        assert router and classifier
+        slots = {address: slot for slot, address in enumerate(_addresses(self._held.config.services))}
+        told = 0
+        for number, flow in enumerate(await asyncio.to_thread(classifier.connections_of, instance)):
+            if flow.address in slots:
+                told += router.reset_send(slots[flow.address], flow.client, flow.client_port, flow.port, flow.ack)
+            if number % AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return told
 
     def port_remove(self, instance: Instance) -> None:
         if self._held.router and LayerId.TCP in instance.layers:

@@ -281,6 +281,8 @@ class Members:
                         await member.running.wait()
             await member.driver.stop(member.running)
             self._held.accelerators.gone(vm_id)
+        if instance.state is VmState.FAILED and LayerId.TCP in member.instance.layers and member.driver.vhost:
+            await self._front.connections_end(member.instance)
         await self._farewell(member.instance)
         self._forget(vm_id)
 

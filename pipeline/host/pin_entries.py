@@ -58,3 +58,4 @@ class FlowEntry:
     service: int
     age: float                  # seconds
     valid: bool
+    ack: int = 0                # TCP: the sequence number that the client expects next; 0: not known

@@ -16,7 +16,7 @@ from ipaddress import IPv6Address
 from itertools import chain
 from mmap import mmap
 from pathlib import Path
-from socket import htons, ntohs
+from socket import IPPROTO_TCP, htons, ntohl, ntohs
 from types import TracebackType
 from typing import Any, Self
 
@@ -287,11 +287,20 @@ class Pins:
     def flows(self) -> list[FlowEntry]:
         """The flows that are remembered, oldest first."""
         valid = {(v.vm_id, v.gen) for v in self.vms() if v.state in (lib.SL_VM_ACTIVE, lib.SL_VM_DRAINING)}
-        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-        found = [FlowEntry(_address(k.src), ntohs(k.sport), _address(k.dst), ntohs(k.dport), k.proto, f.vm_id,
-                           f.service, max(now - f.since_ns, 0) / 1e9, (f.vm_id, f.gen) in valid)
-                 for k, f in chain(self._maps["flows"].entries(), self._user_flows())]
+        found = [_flow(k, f, valid=(f.vm_id, f.gen) in valid) for k, f in self._all_flows()]
         return sorted(found, key=lambda flow: -flow.age)
+
+    def connections_of(self, instance: Instance) -> list[FlowEntry]:
+        """Those of TCP that were last seen going to this instance, whether it takes them or not. Whether they have
+        ended meanwhile is not known here.
+        """
+        mine = (instance.vm_id, _gen(instance))
+        return [_flow(k, f, valid=False) for k, f in self._all_flows()
+                if (f.vm_id, f.gen) == mine and k.proto == IPPROTO_TCP and f.ack]
+
+    def _all_flows(self) -> Iterator[tuple[Any, Any]]:
+        """Keys and values; valid until the next one is asked for."""
+        return chain(self._maps["flows"].entries(), self._user_flows())
 
     def _user_flows(self) -> Iterator[tuple[Any, Any]]:
         """Those of a router that classifies in user space; valid until the next one is asked for."""
@@ -351,10 +360,20 @@ class Pins:
             self.root.rmdir()
 
 
+def _gen(instance: Instance) -> int:
+    return instance.incarnation & 0xFFFFFFFF
+
+
+def _flow(k: Any, f: Any, *, valid: bool) -> FlowEntry:
+    ticks = (time.clock_gettime_ns(time.CLOCK_MONOTONIC) >> lib.SL_TICK_SHIFT) - f.since & 0xFFFFFFFF
+    return FlowEntry(_address(k.src), ntohs(k.sport), _address(k.dst), ntohs(k.dport), k.proto, f.vm_id, f.service,
+                     (ticks << lib.SL_TICK_SHIFT) / 1e9, valid, ntohl(f.ack))
+
+
 def _vm_row(instance: Instance, routing: RoutingTable | None) -> Any:
     """A struct sl_vm for the instance. Its incarnation ends the flows of whoever had this VMID before."""
     row, first = ffi.new("struct sl_vm *"), instance.layers[0]
-    row.gen, row.state, row.layer = instance.incarnation & 0xFFFFFFFF, instance.state, first
+    row.gen, row.state, row.layer = _gen(instance), instance.state, first
     row.layers = sum(1 << layer for layer in instance.layers)
     if routing:
         row.weight = next((r.weight for r in routing.of(first) if r.vm_id == instance.vm_id), 0)

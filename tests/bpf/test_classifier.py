@@ -25,7 +25,7 @@ from bpf.packets import (
     udp,
 )
 from pipeline._native import lib
-from scapy.layers.inet import ICMP
+from scapy.layers.inet import ICMP, TCP
 from scapy.layers.inet6 import ICMPv6PacketTooBig
 from scapy.packet import Raw
 
@@ -145,6 +145,18 @@ def test_flow_keeps_its_instance_across_a_table_change(bench: Bench) -> None:
         assert (again.verdict, again.vm_id) == ("flow_known", before.vm_id)
         assert again.run.meta == before.run.meta
     assert {bench.send(eth(ip4(tcp(sport)))).vm_id for sport in range(2000, 2050)} == {3}
+
+
+def test_flow_knows_what_its_client_expects(bench: Bench) -> None:
+    for packet, ack in ((tcp(), 0), (TCP(sport=40000, dport=443, flags="A", ack=0xFFFF0001), 0xFFFF0001),
+                        (TCP(sport=40000, dport=443, flags="PA", ack=7), 7),
+                        (TCP(sport=40000, dport=443, flags="R", ack=9), 7)):
+        seen = bench.send(eth(ip4(packet)))
+        assert [flow.ack for flow in bench.classifier.flows()] == [ack]
+        assert [flow.ack for flow in bench.classifier.connections_of(instance(seen.vm_id))] == [ack] * bool(ack)
+    bench.send(eth(ip4(udp())))
+    others = [flow for vm_id in VMS for flow in bench.classifier.connections_of(instance(vm_id, incarnation=99))]
+    assert others == [], "of whoever had the number before"
 
 
 def test_flow_without_entry_finds_its_instance_again(bench: Bench) -> None:

@@ -97,6 +97,18 @@ for line in sys.stdin:
     print(conn.makefile().readline(), end="", flush=True)
 """
 
+# A connection that has had its answer and waits for more; prints how it ends.
+WAIT = """
+import socket, sys
+conn = socket.create_connection((sys.argv[1], 80), timeout=20)
+conn.sendall(b"hello")
+print(len(conn.recv(5, socket.MSG_WAITALL)), conn.getsockname()[1], flush=True)
+try:
+    print("fin" if not conn.recv(1) else "data")
+except ConnectionResetError:
+    print("reset")
+"""
+
 
 def run(*argv: str, **options: Any) -> str:
     """The output of a command that must succeed."""

@@ -37,6 +37,7 @@ from system.router_rig import (
     ROUTER_MAC,
     TALK,
     VIPS,
+    WAIT,
     Rig,
     Wire,
     cast,
@@ -256,7 +257,8 @@ def test_ping_tells_the_link(rig: Rig) -> None:
     ("request_", "fields", "status"),
     [
         ("PING", {"slot": 1}, errno.EINVAL),
-        ("PING", {"pad2": b"\1"}, errno.EINVAL),
+        ("PING", {"pad": b"\1"}, errno.EINVAL),
+        ("PING", {"tcp_seq": 1}, errno.EINVAL),
         ("PING", {"version": 99}, errno.EINVAL),
         ("PING", {"type": 99}, errno.EINVAL),
         ("PORT_ADD", {"vm_id": 2}, errno.EINVAL),  # no descriptor
@@ -269,6 +271,11 @@ def test_ping_tells_the_link(rig: Rig) -> None:
         ("VIP_ADD", {"slot": 3, "addr": cast(VIP4)}, errno.EEXIST),
         ("VIP_DEL", {"slot": 3}, errno.ENOENT),
         ("TABLE_SET", {"slot": 0}, errno.EINVAL),  # no descriptor
+        ("RESET", {"slot": 64, "addr": cast("10.77.0.2")}, errno.EINVAL),
+        ("RESET", {"slot": 0, "addr": cast("fd77::2")}, errno.EINVAL),  # the other family
+        ("RESET", {"slot": 0, "addr": cast("224.0.0.1")}, errno.EINVAL),
+        ("RESET", {"slot": 3, "addr": cast("10.77.0.2")}, errno.ENOENT),
+        ("RESET", {"slot": 0, "addr": cast("192.0.2.1"), "vm_id": 1}, errno.EINVAL),
         ("NET_ADD", {"addr": cast("10.77.0.1"), "prefix_len": 120}, errno.EINVAL),
         ("NET_ADD", {"addr": cast("fd77::"), "prefix_len": 129}, errno.EINVAL),
         ("NET_ADD", {"addr": cast("fd99::"), "prefix_len": 64, "gateway": cast("10.77.0.2")}, errno.EINVAL),
@@ -365,6 +372,29 @@ def test_connection_survives_the_death_of_the_router(rig: Rig) -> None:
         talk.stdin.close()
         assert talk.wait(timeout=10) == 0
     assert rig.count("IN_FLOW") > counted  # a new router goes on counting
+
+
+@pytest.mark.parametrize("slot", [0, 1])
+def test_a_reset_in_an_instances_name(rig: Rig, client: Wire, slot: int) -> None:
+    """A client believes it that its connection is over, and no other number than the next one."""
+    vip = VIPS[slot]
+    command = in_netns(rig.lab.client, sys.executable, "-c", WAIT, vip)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as waiting:
+        first = client.receive(lambda f: TCP in f and f[TCP].flags == "SA" and f[TCP].sport == 80)[TCP]
+        assert waiting.stdout is not None
+        length, port = map(int, waiting.stdout.readline().split())
+        assert first.dport == port
+        address = rig.lab.client_ip4 if slot == 0 else rig.lab.client_ip6
+        to = {"slot": slot, "addr": cast(address), "client_port": port, "service_port": 80}
+        with rig.counted("RESETS"):
+            assert rig.ask("RESET", **to, tcp_seq=(first.seq + length) % 2**32).status == 0
+        sent = client.receive(lambda f: TCP in f and f[TCP].flags == "R" and f[TCP].dport == port)
+        assert waiting.poll() is None, "one byte too early"
+        assert rig.ask("RESET", **to, tcp_seq=(first.seq + length + 1) % 2**32).status == 0
+        assert waiting.stdout.read() == "reset\n"
+    del sent[TCP].chksum
+    built = Ether(bytes(sent))
+    assert built[TCP].chksum and built.src == rig.mac
 
 
 def test_second_router_is_refused_the_queue(rig: Rig) -> None:

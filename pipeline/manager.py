@@ -154,6 +154,8 @@ class Manager:
                 await _all(self._do(action, wanted) for action in group)
 
     async def _do(self, action: Action, wanted: Swarm) -> None:
+        if isinstance(action, StopInstance | AssignInstance):
+            self._note_unfinished(action.instance.vm_id)
         self.events.note(kind_of(action), str(action))
         if isinstance(action, StartInstance | AssignInstance):
             # a place is taken before the instance is there, so that nobody else is given it meanwhile
@@ -177,6 +179,11 @@ class Manager:
             self._remember()       # a manager that comes after this one must not use the epoch again
         if isinstance(action, StopInstance):
             self._forget(action.instance.vm_id)
+
+    def _note_unfinished(self, vm_id: int) -> None:
+        instance = self.actual.instance(vm_id)
+        if instance and (flows := instance.unfinished):
+            self.events.note("drain-deadline", f"{instance} had its time to drain; flows left: {flows}", vm_id=vm_id)
 
     def _forget(self, vm_id: int) -> None:
         self._drained_at.pop(vm_id, None)

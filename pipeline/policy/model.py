@@ -305,6 +305,11 @@ class Instance:
                 and self.status.state in (VmState.DRAINING, VmState.GONE))
 
     @property
+    def unfinished(self) -> int:
+        """Flows that it would leave if it ended now, in the middle of its drain."""
+        return self.status.active_flows if self.status and self.state is VmState.DRAINING else 0
+
+    @property
     def warm(self) -> bool:
         """It runs and can be given a layer at once."""
         return not self.layers and self.state is VmState.READY

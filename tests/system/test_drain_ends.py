@@ -9,6 +9,7 @@ import socket
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 from support.lab import Lab
@@ -192,12 +193,33 @@ def test_nobody_lingers(swarm: Swarm, way: Callable[[socket.socket], None]) -> N
     eventually(lambda: not swarm.total("tcp", "active_flows"), "no connection is left")
 
 
+def reloaded(swarm: Swarm, changes: dict[str, Any]) -> None:
+    swarm.configure({**CHANGES, **changes})
+    swarm.command("reload")
+    swarm.eventually_active("tcp", 2, DRAIN_TIMEOUT)
+
+
 def test_who_takes_nothing_is_idle(swarm: Swarm) -> None:
     """A connection that waits for its client is one like any other."""
-    swarm.configure({**CHANGES, "layer.tcp": {**TWO, "idle_timeout": "1s"}})
-    swarm.command("reload")
-    swarm.eventually_active("tcp", 2)
+    reloaded(swarm, {"layer.tcp": {**TWO, "idle_timeout": "1s"}})
     with slow_client(swarm.lab) as sock:
         eventually(lambda: swarm.total("tcp", "timeout"), "its time is over")
         data, how = received(sock)
     assert how == "reset" and len(data) < len(BODY)
+
+
+def test_a_deadline_tells_what_it_cuts(swarm: Swarm) -> None:
+    """Who has not got all learns it, and so does who asks for events; nobody else is harmed."""
+    reloaded(swarm, {"swarm": {"drain_timeout": "1s"}})
+    with ExitStack() as stack:
+        clients = [stack.enter_context(slow_client(swarm.lab)) for _ in range(20)]
+        eventually(lambda: swarm.total("tcp", "active_flows") == len(clients), "all are there")
+        leaver = swarm.instances("tcp")[0]
+        swarm.command("drain", str(leaver["vm_id"]))
+        eventually(lambda: leaver["vm_id"] not in swarm.pids(), "its time is over")
+        ends = [received(client) for client in clients]
+    cut = [data for data, how in ends if how == "reset"]
+    assert len(cut) == leaver["active_flows"] and not any(data.endswith(BODY) for data in cut)
+    assert all(data.endswith(BODY) for data, how in ends if how == "fin")
+    words = f"tcp instance {leaver['vm_id']} had its time to drain; flows left: {len(cut)}"
+    assert swarm.events("drain-deadline") == [words]

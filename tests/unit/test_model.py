@@ -112,6 +112,13 @@ def test_drained_needs_its_own_word() -> None:
     assert Instance(7, (LayerId.TLS,), status=VMStatus(7, (LayerId.TLS,), VmState.DRAINING)).drained
 
 
+def test_unfinished_is_who_drains_with_flows() -> None:
+    status = VMStatus(7, (LayerId.TLS,), VmState.DRAINING, active_flows=3)
+    assert Instance(7, (LayerId.TLS,), state=VmState.DRAINING, status=status).unfinished == 3
+    assert Instance(7, (LayerId.TLS,), state=VmState.ACTIVE, status=status).unfinished == 0
+    assert Instance(7, (LayerId.TLS,), state=VmState.DRAINING).unfinished == 0
+
+
 def test_edge() -> None:
     edge = Edge(LayerId.TCP, LayerId.TLS, 2, 3)
     assert (edge.name, edge.id) == ("tcp-tls", 0x102)

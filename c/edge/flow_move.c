@@ -238,11 +238,19 @@ static void resumed_input(struct sl_flow *f, const struct sl_request_packet *p)
 	f->ops->resumed(f, &m);
 }
 
+/* Whether new flows can go to another receiver. */
+static bool another(const struct sl_edge *e, const struct sl_link *l)
+{
+	return e->alias.nb > 1 || (e->alias.nb && e->alias.link[0] != l);
+}
+
 static void drain_input(struct sl_flow *f, const struct sl_request_packet *p)
 {
 	struct sl_link *l = f->link;
 
-	if (l->edge->side == SL_FRONT && l->weight) {   /* it says itself that it wants no more; the next route page decides */
+	/* it says itself that it wants no more; the next route page decides. That one may name the first other receiver, so
+	 * until then the only one goes on */
+	if (l->edge->side == SL_FRONT && l->weight && another(l->edge, l)) {
 		l->weight = 0;
 		sl_alias_build(l->edge);
 	}
@@ -256,7 +264,7 @@ static void drain_input(struct sl_flow *f, const struct sl_request_packet *p)
 
 bool sl_flow_hand_over(struct sl_flow *f)
 {
-	if (f->state != FLOW_OPEN || !f->edge->alias.nb)
+	if (f->state != FLOW_OPEN || !another(f->edge, f->link))
 		return false;
 	sl_flow_owe(f, OWE_HAND_OVER);
 	return true;

@@ -291,6 +291,21 @@ static void wish_to_end_reaches_the_back(void **state)
 	assert_int_equal(back.drains, 2);
 }
 
+/* The back wishes to be relieved, and the page that names another one has not been read yet. */
+static void the_only_receiver_stays_one(void **state)
+{
+	struct pair *p = *state;
+	struct sl_flow *f = flow_open(p);
+
+	pair_settle(p);
+	sl_flow_drain(back.flow);
+	pair_settle(p);
+	assert_false(sl_flow_hand_over(f));
+	flow_open(p);
+	pair_settle(p);
+	assert_int_equal(back.opens, 2);
+}
+
 static void sleeper_is_rung_once(void **state)
 {
 	struct pair *p = *state;
@@ -348,7 +363,7 @@ int main(void)
 		T(last_words_of_a_dead_peer_count), T(a_new_owner_of_the_slot_starts_clean),
 		T(who_wakes_up_after_it_was_given_up_is_not_heard),
 		T(entries_are_there_in_their_lap), T(wish_to_end_reaches_the_back), T(sleeper_is_rung_once),
-		T(draw_follows_weights),
+		T(the_only_receiver_stays_one), T(draw_follows_weights),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -239,13 +239,16 @@ class Manager:
 
     def _probed(self, instance: Instance) -> Instance:
         """Notes of a ready one whether it can be reached through its edges."""
-        seen = {vm_id: report.routes_seen for vm_id, report in self.reports.items()}
-        return self._probes.probed(self.actual, instance, seen)
+        return self._probes.probed(self.actual, instance, self._seen())
+
+    def _seen(self) -> dict[int, Sequence[int]]:
+        return {vm_id: report.routes_seen for vm_id, report in self.reports.items()}
 
     def _settled(self, instance: Instance, report: Report) -> Report:
         """A draining instance counts as drained only after what was under way to it has arrived."""
         young = time.monotonic() - self._drained_at.get(instance.vm_id, 0.0) < DRAIN_GRACE
-        if instance.state is VmState.DRAINING and young:
+        if instance.state is VmState.DRAINING and (
+                young or not self._probes.relieved(self.actual, instance, self._seen())):
             return replace(report, status=replace(report.status, state=VmState.ACTIVE))
         return report
 

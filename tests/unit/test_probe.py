@@ -8,7 +8,7 @@ import pytest
 from pipeline.policy.actions import ActivateInstance
 from pipeline.policy.model import Instance, LayerId, Route, RoutingTable, Side, Slot, Swarm, VmState, VMStatus
 from pipeline.policy.plan import diff
-from pipeline.policy.probe import linked
+from pipeline.policy.probe import Probes, linked, relieved
 
 HTTP, APP, TLS = LayerId.HTTP, LayerId.APP, LayerId.TLS
 NEW = Instance(9, (HTTP,), state=VmState.READY, incarnation=9, slots=(
@@ -34,6 +34,36 @@ SWARM = Swarm(instances=(NEW, FRONT, *BACK))
 )
 def test_both_ends_of_each_edge(seen: dict[int, tuple[int, ...]], is_linked: bool) -> None:
     assert linked(SWARM, NEW, 5, seen) is is_linked
+
+
+@pytest.mark.parametrize(
+    ("drains", "seen", "is_relieved"),
+    [
+        (2, {9: (7, 6), 1: (6,)}, True),
+        (2, {9: (7, 5), 1: (6,)}, False),         # its sender still goes by the table before
+        (9, {9: (7, 5), 1: (6,)}, True),          # that table is of the edge behind it
+        (9, {9: (7, 7), 1: (5,)}, False),
+        (1, {9: (5, 5), 1: (5,)}, True),          # nobody is in front of it
+        (2, {9: (5, 5), 1: (6,)}, False),
+        (2, {1: (6,)}, True),                     # it has not told anything, so it has no flows
+    ],
+)
+def test_a_draining_one_waits_for_its_senders(drains: int, seen: dict[int, tuple[int, ...]], is_relieved: bool) -> None:
+    swarm = replace(SWARM, instances=(replace(NEW, state=VmState.ACTIVE), FRONT, *BACK))
+    instance = swarm.instance(drains)
+    assert instance
+    assert relieved(swarm, instance, 6, seen) is is_relieved
+    dead = swarm.with_instance(replace(swarm.instances[0], state=VmState.FAILED))
+    assert relieved(dead, BACK[0], 6, {9: (5, 5)})
+
+
+def test_the_first_table_that_says_so_counts() -> None:
+    probes = Probes()
+    swarm = replace(SWARM, instances=(replace(NEW, state=VmState.ACTIVE), FRONT, *BACK))
+    for epoch, state in ((4, VmState.ACTIVE), (5, VmState.DRAINING), (6, VmState.DRAINING)):
+        probes.note(swarm, RoutingTable(epoch, {APP: (Route(2, 0, state=state),)}))
+    assert not probes.relieved(swarm, BACK[0], {9: (4, 4)})
+    assert probes.relieved(swarm, BACK[0], {9: (5, 5)})
 
 
 def test_not_before_a_table_names_it() -> None:

@@ -21,6 +21,8 @@
  *   at the front   by sl_flow_reopen, with another peer
  *   at the back    by sl_flow_adopt, when another peer has come for it (open() with f->moved)
  * or ends by sl_flow_reset. What had been sent and not acknowledged is then sent again by the library.
+ * A front whose layer has orphaned() is not even asked when the back had sent FIN before it was lost, or before its RESET:
+ * what it has said stands, and over(SL_COMPLETED) comes when it is taken.
  * Entries that an instance has published before it died are always taken first, so for the middle
  *   published is delivered: it acknowledges to one end what it has published to the other one (sl_flow_published). */
 #ifndef SL_FLOW_H

@@ -24,14 +24,16 @@ bool sl_flow_orphan(struct sl_flow *f)
 {
 	struct sl_edge *e = f->edge;
 
-	if (f->state != FLOW_OPEN || !f->keeps || !f->ops->orphaned)
+	bool said_all = e->side == SL_FRONT && f->rx_fin;
+
+	if (f->state != FLOW_OPEN || !(f->keeps || said_all) || !f->ops->orphaned)
 		return false;
 	sl_flow_id_release(f);
 	sl_list_unlink(&f->wait_node);
 	sl_list_unlink(&f->link_node);
 	f->owed = 0;
 	f->ack_len = 0;
-	if (e->side == SL_FRONT && f->rx_fin) {   /* the back had said all: what is here is to be taken, that is the end */
+	if (said_all) {   /* what is here is to be taken, and that is the end */
 		f->tx_fin = true;
 		f->state = FLOW_DETACHED;
 		sl_list_append(&f->link->flows, &f->link_node);

@@ -131,8 +131,11 @@ static void on_writable(struct sl_flow *f) { flow_say(f, 100, 0); }
 static void on_over(struct sl_flow *f, enum sl_request_status status) { (void)status; flow_drop(f); }
 static void on_drain(struct sl_flow *f) { sl_flow_fin(f); }
 
+static bool on_orphaned(struct sl_flow *f) { (void)f; return false; }
+
 static const struct sl_flow_ops ops = {
 	.open = on_open, .data = on_data, .fin = on_fin, .writable = on_writable, .over = on_over, .drain = on_drain,
+	.orphaned = on_orphaned,
 };
 
 static int bell_of(void *user, uint16_t vm_id)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from support.lab import Lab
 from system.clients import dial, dial_tls, received, tls_context
-from system.swarm_rig import INDEX, Swarm, eventually, swarm_made
+from system.swarm_rig import INDEX, Swarm, eventually, kill, swarm_made
 
 from pipeline.host.namespaces import run_in
 
@@ -118,8 +118,8 @@ def test_the_last_tls_instance(swarm: Swarm) -> None:
     swarm.command("scale", "tls=2")
 
 
-def slow_client(lab: Lab) -> socket.socket:
-    """It has asked for everything, said that this was all, and takes nothing yet."""
+def slow_client(lab: Lab, *, last: bool = True) -> socket.socket:
+    """It has asked for everything, said that this was all if it was the ``last``, and takes nothing yet."""
 
     def connect() -> socket.socket:
         sock = socket.socket()
@@ -130,7 +130,8 @@ def slow_client(lab: Lab) -> socket.socket:
 
     sock = run_in(lab.client, connect)
     sock.sendall(b"GET /body HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-    sock.shutdown(socket.SHUT_WR)
+    if last:
+        sock.shutdown(socket.SHUT_WR)
     return sock
 
 
@@ -157,6 +158,19 @@ def test_the_rest_of_an_answer(swarm: Swarm) -> None:
             data += piece
     assert data.endswith(BODY)
     eventually(lambda: leaver["vm_id"] not in swarm.pids(), "it goes")
+
+
+def test_what_was_said_outlives_who_said_it(swarm: Swarm) -> None:
+    """The rest of an answer is tcp's alone, though the client might still say something to http."""
+    before = swarm.total("tcp", "bytes_out")
+    with slow_client(swarm.lab, last=False) as sock:
+        eventually(lambda: swarm.total("tcp", "bytes_out") > before + len(BODY), "the kernel has all")
+        swarm.published()
+        (speaker,) = (i for i in swarm.instances("http") if i["active_flows"])
+        kill(speaker["pid"])
+        eventually(lambda: swarm.failed(speaker["vm_id"]), "it is found")
+        data, how = received(sock)
+    assert how == "fin" and data.endswith(BODY)
 
 
 def said_all(sock: socket.socket) -> None:

@@ -71,7 +71,7 @@ $(BUILD)/.installed: $(BUILD)/.built
 
 test: deps-test install ## run every test that this machine can run (TESTS=path or pytest options)
 	@echo "  TEST    C unit tests"
-	@c=0; $(call logged,ctest,$(VENV)/bin/meson test -C $(BUILD)/meson --print-errorlogs) || c=1; \
+	@c=0; $(call logged,ctest,$(VENV)/bin/meson test -C $(BUILD)/meson --print-errorlogs --timeout-multiplier 4) || c=1; \
 	sed -En 's/^(No tests defined|(Ok|Fail|Skipped|Timeout): +[0-9]+).*/          \1/p' $(BUILD)/ctest.log; \
 	$(MAKE) sanitized || c=1; \
 	echo "  TEST    proofs of edge and vhost, short forms"; \

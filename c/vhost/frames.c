@@ -8,6 +8,11 @@ enum {
 	SMALL_MAX = 2 * SL_CACHELINE,   /* header and frame together: not more than the lines that are fetched ahead */
 };
 
+static bool is_small(uint64_t frame_len)
+{
+	return frame_len <= SMALL_MAX - SL_VQ_HDR_LEN;
+}
+
 /* Copies len bytes out of *seg and moves *seg and its first part past them. The parts hold at least len. */
 static void parts_pull(struct iovec **seg, uint32_t *nb, void *to, size_t len)
 {
@@ -105,7 +110,8 @@ uint32_t sl_vq_recv(struct sl_vq *q, struct sl_vq_buf *bufs, uint32_t nb, uint32
 			bufs[got].len = (uint32_t)c->len;
 			data = c->seg->iov_base;
 			parts_pull(&c->seg, &c->nb_seg, bufs[got++].data, c->len);
-			if (c->len <= SMALL_MAX - SL_VQ_HDR_LEN)
+			q->small = is_small(c->len);
+			if (q->small)
 				sl_line_give(data);
 			ring_put(q, c->id, 0, c->nb_slot);
 		}
@@ -212,6 +218,7 @@ int sl_vq_send(struct sl_vq *q, const struct iovec *seg, uint32_t nb_seg, uint32
 		ring_put(q, r.buffer[i].id, (uint32_t)n, r.buffer[i].nb_slot);
 		left -= n;
 	}
+	q->small = is_small(len);
 	q->count[SL_VHOST_TO_FRAMES]++;
 	q->count[SL_VHOST_TO_BYTES] += len;
 	return 0;
@@ -256,6 +263,7 @@ uint32_t sl_vq_pass(struct sl_vq *src, struct sl_vq *dst, uint32_t nb, bool *mor
 				chain_fetch(&a.chain[i + 1]);
 			if (!header_take(src, c))
 				continue;
+			src->small = is_small(c->len);
 			sl_vq_send(dst, c->seg, c->nb_seg, (uint32_t)c->len);
 			if (i + 1 < n && dst->state == SL_VQ_STARTED)
 				room_fetch(dst);

@@ -78,6 +78,7 @@ struct sl_vq {
 	bool tell_always;                 /* no interrupt was considered since the start */
 	bool armed;                       /* the guest was asked for kicks */
 	bool owed;                        /* something was given back since the last flush */
+	bool small;                       /* a hint: the last frame was. Then its slot is what costs, else its bytes */
 	/* packed: what was given back and not shown yet, in order; put is behind it */
 	uint32_t nb_held;
 	struct sl_vq_held held[SL_VQ_HELD];

@@ -177,7 +177,7 @@ static inline int packed_take(struct sl_vq *q, struct sl_vq_chain *c)
 
 /* Shows the guest the buffers that were given back, in order, each by one store. So at any moment, also when we are
  * killed, the ring itself tells where to go on: packed_find. A line of slots that is full is sent half of the way: the
- * guest reads it next, to free the buffers. */
+ * guest reads it next, to free the buffers. That pays for small frames alone. */
 static inline void packed_show(struct sl_vq *q)
 {
 	uint32_t i, n;
@@ -193,7 +193,7 @@ static inline void packed_show(struct sl_vq *q)
 			sl_guest_post(&q->slots[slot].flags, packed_used(wrap) | (sl_guest_peek(&q->slots[slot].flags) & PACKED_REST));
 		}
 		sl_guest_publish64((__u64 *)(void *)&q->slots[h->slot].len, h->word);
-		if (!((uintptr_t)&q->slots[h->slot + 1] & (SL_CACHELINE - 1)))
+		if (q->small && !((uintptr_t)&q->slots[h->slot + 1] & (SL_CACHELINE - 1)))
 			sl_line_give(&q->slots[h->slot]);
 	}
 	q->nb_held = 0;

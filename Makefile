@@ -20,7 +20,7 @@ export HYPOTHESIS_STORAGE_DIRECTORY := $(abspath $(BUILD))/hypothesis
 unexport PYTHONPATH PYTHONHOME
 
 # Folders are listed too: their time changes when a file is added or removed.
-SOURCES := $(shell find c ebpf pipeline -name __pycache__ -prune -o -print) \
+SOURCES := $(shell find c ebpf pipeline vm-images -name __pycache__ -prune -o -print) \
 	meson.build meson_options.txt pyproject.toml
 
 # $(call logged,NAME,COMMAND): run COMMAND; its output is shown only if it fails, and kept in BUILD/NAME.log

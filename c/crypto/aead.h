@@ -83,11 +83,14 @@ int sl_aead_soft_open(struct sl_aead_engine **ret);
 void sl_aead_multi_load(void);
 int sl_aead_multi_open(struct sl_aead_engine **ret);
 
-/* A device of DPDK: "0000:01:00.1", or one of software such as "crypto_openssl". load() starts EAL with it, which can be
- * done once in a process, while files may still be opened, and is fine if the device is not there yet; open() as often as
+/* A device of DPDK: "0000:01:00.1", one of software such as "crypto_openssl", or NULL: PCI functions that come and go
+ * later. load() starts EAL, which can be done once in a process, while files may still be opened; open() as often as
  * the one before was closed, behind the walls too. -EOPNOTSUPP: built without DPDK; -ENOTSUP: the device knows none of
  * the algorithms; -ENODEV: it is not there; others. why (SL_AEAD_WHY_LEN bytes) says what failed. */
-enum { SL_AEAD_WHY_LEN = 200 };
+enum {
+	SL_AEAD_WHY_LEN = 200,
+	SL_AEAD_HUGE_PAGES = 16,      /* of 2 MiB, which must be free for devices that come later */
+};
 struct sl_aead_device_conf {
 	const char *device;
 	const char *runtime_dir;      /* EAL makes a folder in it */
@@ -95,6 +98,15 @@ struct sl_aead_device_conf {
 };
 int sl_aead_device_load(const struct sl_aead_device_conf *conf, char *why);
 int sl_aead_device_open(struct sl_aead_engine **ret, char *why);
+
+/* Each device that comes has another number; 0: there is none. What was made of another one is broken for good. */
+uint32_t sl_aead_device_number(void);
+
+/* After load(NULL): a PCI function, bound to a driver by which DPDK can use it, comes; it goes, or has gone. For
+ * another thread than the one that seals, with the right to open files. One at a time. -ENODEV: not for any driver of
+ * DPDK's, -ENOTSUP: none of the algorithms, -EBUSY: there is one. */
+int sl_aead_device_plug(const char *address, char *why);
+void sl_aead_device_unplug(const char *address);
 
 /* ---- the front: an implementation, and software behind it -------------------------------------------------------- */
 

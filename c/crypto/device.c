@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 #include "crypto/aead.h"
+#include "crypto/plug.h"
 #include "dpdk/eal.h"
 
 enum {
@@ -26,11 +27,15 @@ enum {
 
 struct device {
 	struct sl_aead_engine engine;
+	uint32_t number;            /* another one has come, if it is not this any more: nothing of id is ours then */
 	uint8_t id;
 	bool has[SL_AEAD_ALG_NB];
 	bool is_stopped;
-	struct rte_mempool *sessions, *ops, *mbufs;
+	struct rte_mempool *sessions;
 };
+
+/* What a batch is made of, for whatever device: made while files may be opened, as DPDK looks up where they lie. */
+static struct rte_mempool *records, *bodies;
 
 static struct device *device_of(struct sl_aead_engine *e)
 {
@@ -87,17 +92,31 @@ static int device_key_make(struct sl_aead_engine *e, const struct sl_aead_secret
 		},
 	};
 
+	int err = 0;
+
 	if (!d->has[secret->alg])
 		return -EOPNOTSUPP;
-	if (!is_started(d))
+	if (!sl_plug_hold(d->number))
 		return -ENODEV;
-	*ret = rte_cryptodev_sym_session_create(d->id, &x, d->sessions);
-	return *ret ? 0 : -ENOSPC;
+	if (is_started(d))
+		*ret = rte_cryptodev_sym_session_create(d->id, &x, d->sessions);
+	else
+		err = -ENODEV;
+	sl_plug_drop();
+	return err ? err : *ret ? 0 : -ENOSPC;
 }
 
 static void device_key_free(struct sl_aead_engine *e, void *key)
 {
-	rte_cryptodev_sym_session_free(device_of(e)->id, key);
+	struct device *d = device_of(e);
+
+	if (sl_plug_hold(d->number)) {
+		rte_cryptodev_sym_session_free(d->id, key);
+		sl_plug_drop();
+		return;
+	}
+	OPENSSL_cleanse(key, d->sessions->elt_size);
+	rte_mempool_put(d->sessions, key);
 }
 
 /* ---- work -------------------------------------------------------------------------------------------------------- */
@@ -178,19 +197,18 @@ static void take(const struct rte_crypto_op *c, struct sl_aead_op *op)
 		memcpy(op->tag, data + len, SL_AEAD_TAG_LEN);
 }
 
-static int device_run(struct sl_aead_engine *e, void *const *keys, struct sl_aead_op *ops, uint32_t nb)
+static int run(struct device *d, void *const *keys, struct sl_aead_op *ops, uint32_t nb)
 {
 	struct rte_crypto_op *cops[SL_AEAD_BATCH];
 	struct rte_mbuf *mbufs[SL_AEAD_BATCH];
-	struct device *d = device_of(e);
 	int err = 0;
 	uint32_t i;
 
 	if (!is_started(d))
 		return -EIO;
-	if (rte_pktmbuf_alloc_bulk(d->mbufs, mbufs, nb))
+	if (rte_pktmbuf_alloc_bulk(bodies, mbufs, nb))
 		return -EIO;
-	if (rte_crypto_op_bulk_alloc(d->ops, RTE_CRYPTO_OP_TYPE_SYMMETRIC, cops, (uint16_t)nb) != nb) {
+	if (rte_crypto_op_bulk_alloc(records, RTE_CRYPTO_OP_TYPE_SYMMETRIC, cops, (uint16_t)nb) != nb) {
 		rte_pktmbuf_free_bulk(mbufs, nb);
 		return -EIO;
 	}
@@ -207,22 +225,30 @@ static int device_run(struct sl_aead_engine *e, void *const *keys, struct sl_aea
 	return err;
 }
 
-/* ---- life -------------------------------------------------------------------------------------------------------- */
-
-static void pools_free(struct device *d)
+static int device_run(struct sl_aead_engine *e, void *const *keys, struct sl_aead_op *ops, uint32_t nb)
 {
-	rte_mempool_free(d->mbufs);
-	rte_mempool_free(d->ops);
-	rte_mempool_free(d->sessions);
+	struct device *d = device_of(e);
+	int err;
+
+	if (!sl_plug_hold(d->number))
+		return -EIO;
+	err = run(d, keys, ops, nb);
+	sl_plug_drop();
+	return err;
 }
+
+/* ---- life -------------------------------------------------------------------------------------------------------- */
 
 static void device_close(struct sl_aead_engine *e)
 {
 	struct device *d = device_of(e);
 
-	rte_cryptodev_stop(d->id);
-	rte_cryptodev_close(d->id);
-	pools_free(d);
+	if (sl_plug_hold(d->number)) {
+		rte_cryptodev_stop(d->id);
+		rte_cryptodev_close(d->id);
+		sl_plug_drop();
+	}
+	rte_mempool_free(d->sessions);
 	free(d);
 }
 
@@ -246,16 +272,31 @@ static bool algorithms_find(struct device *d)
 	return any;
 }
 
-static int pools_make(struct device *d)
+int sl_device_find(uint8_t *ret)
 {
-	uint32_t session_len = rte_cryptodev_sym_get_private_session_size(d->id);
+	struct device d = { 0 };
+	int err = -ENODEV;
 
-	d->sessions = rte_cryptodev_sym_session_pool_create("keys", NB_KEYS, session_len, 0, 0, SOCKET_ID_ANY);
-	d->ops = rte_crypto_op_pool_create("records", RTE_CRYPTO_OP_TYPE_SYMMETRIC, NB_OPS, 0, PRIVATE_LEN,
-					   SOCKET_ID_ANY);
-	d->mbufs = rte_pktmbuf_pool_create("bodies", NB_OPS, 0, 0, RTE_ALIGN(DATA_LEN + RTE_PKTMBUF_HEADROOM, 64),
-					   SOCKET_ID_ANY);
-	return d->sessions && d->ops && d->mbufs ? 0 : -ENOMEM;
+	for (d.id = 0; d.id < RTE_CRYPTO_MAX_DEVS; d.id++) {
+		if (!rte_cryptodev_is_valid_dev(d.id))
+			continue;
+		err = -ENOTSUP;
+		*ret = d.id;
+		if (algorithms_find(&d))
+			return 0;
+	}
+	return err;
+}
+
+/* A pool for each device: that of one that has gone lives on with its keys. */
+static int sessions_make(struct device *d)
+{
+	char name[RTE_MEMPOOL_NAMESIZE];
+
+	snprintf(name, sizeof(name), "keys-%u", d->number);
+	d->sessions = rte_cryptodev_sym_session_pool_create(
+		name, NB_KEYS, rte_cryptodev_sym_get_private_session_size(d->id), 0, 0, SOCKET_ID_ANY);
+	return d->sessions ? 0 : -ENOMEM;
 }
 
 static int device_start(struct device *d, const char **step)
@@ -263,15 +304,13 @@ static int device_start(struct device *d, const char **step)
 	struct rte_cryptodev_config conf = { .nb_queue_pairs = 1, .socket_id = SOCKET_ID_ANY };
 	int err;
 
-	*step = "find";
-	while (!rte_cryptodev_is_valid_dev(d->id))
-		if (++d->id == RTE_CRYPTO_MAX_DEVS)
-			return -ENODEV;
-	*step = "algorithms: neither AES-GCM nor ChaCha20-Poly1305";
-	if (!algorithms_find(d))
-		return -ENOTSUP;
+	*step = "find one with AES-GCM or ChaCha20-Poly1305";
+	err = sl_device_find(&d->id);
+	if (err)
+		return err;
+	algorithms_find(d);
 	*step = "memory";
-	err = pools_make(d);
+	err = sessions_make(d);
 	if (err)
 		return err;
 	*step = "start";
@@ -281,11 +320,27 @@ static int device_start(struct device *d, const char **step)
 	return err ? err : queue_start(d);
 }
 
+_Static_assert(2 * SL_AEAD_HUGE_PAGES == SL_EAL_LATER_MB, "what the guest reserves is what EAL takes");
+
 int sl_aead_device_load(const struct sl_aead_device_conf *conf, char *why)
 {
 	struct sl_eal_conf eal = { .device = conf->device, .args = conf->eal, .runtime_dir = conf->runtime_dir };
 
-	return sl_eal_start(&eal, why);
+	int err = sl_eal_start(&eal, why);
+
+	if (err)
+		return err;
+	records = rte_crypto_op_pool_create("records", RTE_CRYPTO_OP_TYPE_SYMMETRIC, NB_OPS, 0, PRIVATE_LEN,
+					    SOCKET_ID_ANY);
+	bodies = rte_pktmbuf_pool_create("bodies", NB_OPS, 0, 0, RTE_ALIGN(DATA_LEN + RTE_PKTMBUF_HEADROOM, 64),
+					 SOCKET_ID_ANY);
+	if (!records || !bodies) {
+		snprintf(why, SL_AEAD_WHY_LEN, "step=memory error=\"%s\"", rte_strerror(rte_errno));
+		return -ENOMEM;
+	}
+	if (conf->device)
+		sl_plug_fixed();
+	return 0;
 }
 
 int sl_aead_device_open(struct sl_aead_engine **ret, char *why)
@@ -298,10 +353,16 @@ int sl_aead_device_open(struct sl_aead_engine **ret, char *why)
 	if (!d)
 		return -ENOMEM;
 	d->engine = (struct sl_aead_engine){ &ops, SL_CRYPTO_DEVICE };
-	err = device_start(d, &step);
+	d->number = sl_aead_device_number();
+	step = "find";
+	err = -ENODEV;
+	if (sl_plug_hold(d->number)) {
+		err = device_start(d, &step);
+		sl_plug_drop();
+	}
 	if (err) {
 		snprintf(why, SL_AEAD_WHY_LEN, "step=\"%s\" error=\"%s\"", step, rte_strerror(-err));
-		pools_free(d);
+		rte_mempool_free(d->sessions);
 		free(d);
 		return err;
 	}

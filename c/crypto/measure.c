@@ -56,7 +56,8 @@ static uint32_t mbps(struct sl_aead *a, struct rig *r, uint32_t len, uint64_t bu
 		if (sl_aead_kind(a) != kind)    /* it failed */
 			return mbps(a, r, len, budget_ns);
 	} while (now - start < budget_ns || (kind == SL_CRYPTO_DEVICE && ++rounds < DEVICE_ROUNDS));
-	return (uint32_t)((uint64_t)nb * len * 1000 / sl_max(best_ns, (uint64_t)1));
+	/* 0 would say that it was not measured */
+	return (uint32_t)sl_max((uint64_t)nb * len * 1000 / sl_max(best_ns, (uint64_t)1), (uint64_t)1);
 }
 
 int sl_measure_seal(struct sl_aead *a, uint64_t budget_ns, struct sl_crypto_figures *ret)

@@ -5,10 +5,13 @@
 
 #include "base/base.h"
 
+#define SL_EAL_LATER_MB 32   /* also a part of a string */
+
 enum { SL_EAL_ARGS_MAX = 32, SL_EAL_WHY_LEN = 200, SL_EAL_DEVICE_MAX = 512 };
 
 struct sl_eal_conf {
-	const char *device;         /* as EAL names it, with arguments: "0000:01:00.0", "net_tap0,iface=x" */
+	const char *device;         /* as EAL names it, with arguments: "0000:01:00.0", "net_tap0,iface=x"; NULL:
+				     * physical ones that come later: SL_EAL_LATER_MB of huge pages are taken */
 	const char *const *args;    /* further arguments, at most SL_EAL_ARGS_MAX; ends with NULL. NULL: none */
 	const char *runtime_dir;    /* EAL makes a folder dpdk in it, left to its owner */
 };

@@ -47,8 +47,9 @@ struct sl_guest {
 
 /* guest.c: the first process */
 /* Everything: mounts, modules, the instance as a child, and the end of the machine when that ends. Call it as pid 1,
- * with no threads. Does not return, unless the machine can not even be switched off. */
-int sl_guest_main(void);
+ * with no threads. accelerator: a device of software (see sl_accelerator_load), or NULL. Does not return, unless the
+ * machine can not even be switched off. */
+int sl_guest_main(const char *accelerator);
 
 /* guest_devices.c: the first process */
 /* Whether the driver was loaded. */
@@ -62,9 +63,14 @@ int sl_guest_doorbell_open(struct sl_guest_doorbell *d, int bell, const struct s
 /* The device with the memory of that edge: a descriptor, or -EAGAIN: none yet. */
 int sl_guest_edge_open(uint32_t edge_id, const struct sl_log *log);
 
+/* guest_accelerator.c: the instance */
+/* From now on a thread, which keeps its rights, has tls use accelerators that come, and lets go of those that leave.
+ * False: this machine's image is not made for that, or it can not; there is no thread then. */
+bool sl_guest_accelerators_follow(struct sl_runner *r);
+
 /* guest_instance.c: the instance */
 /* Runs the instance until its end; sock is its socket of grants. Exit status. */
-int sl_guest_instance(int sock, int bell);
+int sl_guest_instance(int sock, int bell, const char *accelerator);
 /* Tells the first process that there is another assignment. */
 void sl_guest_ask(struct sl_runner *r);
 /* Keeps an edge's descriptor, so that its unplug is noticed; closes it. */

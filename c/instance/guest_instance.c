@@ -132,24 +132,27 @@ static int control_wait(struct sl_runner *r)
 }
 
 /* All that can be done before it is known who we are: so a snapshot contains it. */
-static int walls_close(struct sl_runner *r)
+static int walls_close(struct sl_runner *r, const char *accelerator)
 {
 	struct sigaction lost = {.sa_handler = bus_error, .sa_flags = (int)SA_RESETHAND};
-	int err = sl_layers_load(r);
+	bool followed = !accelerator && sl_guest_accelerators_follow(r);
+	int err;
 
+	sl_accelerator_load(r, accelerator);
+	err = sl_layers_load(r);
 	if (err)
 		return err;
 	running = r;
 	r->epfd = epoll_create1(EPOLL_CLOEXEC);
 	if (r->epfd < 0 || sigaction(SIGBUS, &lost, NULL) || unshare(CLONE_NEWNS))
 		return -errno;
-	return sl_sandbox_close_guest();
+	return sl_sandbox_close_guest(!followed);
 }
 
-static int prepare(struct sl_runner *r)
+static int prepare(struct sl_runner *r, const char *accelerator)
 {
 	struct sl_guest *g = r->guest;
-	int err = walls_close(r);
+	int err = walls_close(r, accelerator);
 
 	if (err)
 		return sl_instance_fail(&r->inst, -err, "sandbox: %s", strerror(-err));
@@ -168,7 +171,7 @@ static int prepare(struct sl_runner *r)
 	return err;
 }
 
-int sl_guest_instance(int sock, int bell)
+int sl_guest_instance(int sock, int bell, const char *accelerator)
 {
 	struct sl_runner *r = calloc(1, sizeof(*r));
 	struct sl_guest *g = calloc(1, sizeof(*g));
@@ -184,7 +187,7 @@ int sl_guest_instance(int sock, int bell)
 		g->edges[i].fd = -1;
 	r->guest = g;
 	r->grants_sock = sock;
-	err = prepare(r);
+	err = prepare(r, accelerator);
 	err = err ? err : sl_loop_run(r);
 	if (err && r->status)
 		sl_state_set(r, SL_VM_FAILED);

@@ -59,6 +59,10 @@ static inline struct sl_runner *sl_runner_of(struct sl_instance *inst)
 	return sl_container_of(inst, struct sl_runner, inst);
 }
 
+/* accelerator.c */
+/* While files may be opened: has a device of DPDK ready for tls, which works as well without. NULL: none. */
+void sl_accelerator_load(struct sl_runner *r, const char *device);
+
 /* cpu.c */
 /* Bits of enum sl_hardware that the CPUs have. */
 uint64_t sl_cpu_hardware(void);
@@ -112,7 +116,8 @@ int sl_sandbox_enter(const struct sl_sandbox *s);
 /* Empty read-only root, limits, no capability, allow-list of system calls. Nothing can be opened any more. 0 or
  * -errno. */
 int sl_sandbox_close(void);
-/* The same for a guest, whose root is the initramfs. */
-int sl_sandbox_close_guest(void);
+/* The same for a guest, whose root is the initramfs. whole: the process; else the calling thread, as another one still
+ * needs its rights. */
+int sl_sandbox_close_guest(bool whole);
 
 #endif

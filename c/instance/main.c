@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "crypto/aead.h"
 #include "instance/guest.h"
 #include "instance/instance.h"
 
@@ -23,6 +22,7 @@ struct args {
 static const char usage[] =
 	"usage: swarmline-instance --vm-id=N --ivshmem-fd=FD --grants-fd=FD --pid-fd=FD --uid=U --gid=G [--run-dir=DIR]\n"
 	"       [--accelerator=DEVICE]    of DPDK, for tls: swarmline-instance-dpdk\n"
+	"or, as the first process of a guest: swarmline-instance [--accelerator=DEVICE]\n"
 	"Started by the Swarm Manager: runs one protocol layer in a sandbox of its own. See c/README.md.\n";
 
 static int args_parse(int argc, char **argv, struct args *a)
@@ -64,24 +64,13 @@ static int prepare(struct sl_runner *r, const struct args *a)
 	return sl_control_attach(r);
 }
 
-/* While files may be opened. Without it, tls works as well. */
-static void accelerator_load(struct sl_runner *r, const char *device)
-{
-	struct sl_aead_device_conf conf = {.device = device, .runtime_dir = "/run"};
-	char why[SL_AEAD_WHY_LEN];
-
-	r->inst.may_accelerate = device && !sl_aead_device_load(&conf, why);
-	if (device && !r->inst.may_accelerate)
-		sl_log(&r->log, "warning", "%s is not used: %s", device, why);
-}
-
 static int confine(struct sl_runner *r, const struct args *a)
 {
 	int err = sl_sandbox_enter(&a->sandbox);
 
 	if (err)
 		return sl_instance_fail(&r->inst, -err, "namespaces: %s", strerror(-err));
-	accelerator_load(r, a->accelerator);
+	sl_accelerator_load(r, a->accelerator);
 	err = sl_layers_load(r);
 	if (err)
 		return err;
@@ -113,7 +102,7 @@ int main(int argc, char **argv)
 	int err = args_parse(argc, argv, &a);
 
 	if (err < 0 && a.ivshmem_fd < 0 && getpid() == 1)   /* the kernel of a guest has started us */
-		return sl_guest_main();
+		return sl_guest_main(a.accelerator);
 	if (err) {
 		fputs(usage, err > 0 ? stdout : stderr);
 		return err > 0 ? 0 : 2;

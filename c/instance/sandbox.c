@@ -163,7 +163,7 @@ static int layers_allow(scmp_filter_ctx f)
 	return err;
 }
 
-static int syscalls_close(void)
+static int syscalls_close(bool whole)
 {
 	/* a write outside the list is an attack or a bug: the process ends, its peers go on */
 	scmp_filter_ctx f = seccomp_init(SCMP_ACT_KILL_PROCESS);
@@ -171,7 +171,7 @@ static int syscalls_close(void)
 
 	if (!f)
 		return -ENOMEM;
-	err = seccomp_attr_set(f, SCMP_FLTATR_CTL_TSYNC, 1);   /* a library may have made threads */
+	err = seccomp_attr_set(f, SCMP_FLTATR_CTL_TSYNC, whole);   /* a library may have made threads */
 	err = err ? err : list_allow(f, base_syscalls);
 	err = err ? err : layers_allow(f);
 	err = err ? err : seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(fcntl), 1, SCMP_A1(SCMP_CMP_EQ, F_GET_SEALS));
@@ -196,26 +196,26 @@ static int root_cover(void)
 	return 0;
 }
 
-static int rights_close(void)
+static int rights_close(bool whole)
 {
 	int err = limits_set();
 
 	err = err ? err : caps_drop();
 	if (!err && (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_DUMPABLE, 0)))
 		err = -errno;
-	return err ? err : syscalls_close();
+	return err ? err : syscalls_close(whole);
 }
 
 int sl_sandbox_close(void)
 {
 	int err = root_empty();
 
-	return err ? err : rights_close();
+	return err ? err : rights_close(true);
 }
 
-int sl_sandbox_close_guest(void)
+int sl_sandbox_close_guest(bool whole)
 {
 	int err = root_cover();
 
-	return err ? err : rights_close();
+	return err ? err : rights_close(whole);
 }

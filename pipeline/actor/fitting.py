@@ -25,7 +25,8 @@ def spec(held: Held, member: Member, instance: Instance) -> InstanceSpec:
     pools = [p for p in config.layers if p.driver is instance.driver and (p.id in mine or not mine)]
     return InstanceSpec(
         instance.vm_id, held.run_dir, member.fds.facts.socket, Path(app) if app else None,
-        max((p.memory for p in pools), default=Layer.memory), pools[0].cpus if mine and pools else ())
+        max((p.memory for p in pools), default=Layer.memory), pools[0].cpus if mine and pools else (),
+        crypto=any(p.wants for p in pools))
 
 
 def _in_vm(config: Config, layer: LayerId) -> bool:

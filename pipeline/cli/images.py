@@ -22,6 +22,8 @@ group = typer.Typer(no_args_is_help=True, help="Guest images: kernel and initram
 @group.command()
 def build(folder: Folder = None,
           debug: Annotated[bool, typer.Option("--debug", help="Add busybox; the image is called guest-debug.")] = False,
+          crypto: Annotated[bool, typer.Option(
+              "--crypto", help="With DPDK, to use an accelerator; the image is called guest-crypto.")] = False,
           force: Annotated[bool, typer.Option("--force", help="Also if nothing has changed.")] = False,
           as_json: Json = False) -> None:
     """Make the guest image from pinned Debian packages, if it is not up to date.
@@ -29,7 +31,10 @@ def build(folder: Folder = None,
     Example: swarmline images build
     """
     begun = time.monotonic()
-    image = images.build(folder or images.default_folder(), images.Sources.find(), debug=debug, force=force)
+    if debug and crypto:
+        raise typer.BadParameter("one image at a time: --debug or --crypto")
+    name = images.DEBUG if debug else images.CRYPTO if crypto else images.GUEST
+    image = images.build(folder or images.default_folder(), images.Sources.find(name), name, force=force)
     if as_json:
         print_json(facts(image))
     else:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pipeline.errors import HostError
 
-ROLES = ("kernel", "build", "library", "debug")
+ROLES = ("kernel", "build", "library", "debug", "crypto")
 
 
 @dataclass(frozen=True)

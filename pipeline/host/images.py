@@ -2,7 +2,8 @@
 """Guest images: a kernel and an initramfs, in which the program swarmline-instance is the first and only one.
 
 Made of pinned Debian packages (``debs``), of the program and of the guest driver, without special rights, and bit
-for bit the same from the same inputs. One image serves all layers.
+for bit the same from the same inputs. GUEST serves all layers. CRYPTO is for machines that may be given an accelerator:
+its program is the one with DPDK, beside DPDK's drivers. DEBUG has a shell.
 
 ::
 
@@ -12,7 +13,7 @@ for bit the same from the same inputs. One image serves all layers.
     DIR/packages/                cache of package files
 
     initramfs:  /init  /modules/NN-NAME.ko  /lib/x86_64-linux-gnu/*.so.*  /lib64/ld-linux-x86-64.so.2  /dev/console
-                and empty folders to mount on; with debug: /bin/busybox
+                and empty folders to mount on; DEBUG: /bin/busybox; CRYPTO: /usr/lib/x86_64-linux-gnu/dpdk/pmds-*/*.so.*
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ from pipeline.host.debs import Package, run
 from pipeline.host.processes import program
 
 FORMAT = 1                     # of what this module makes: a new one makes images anew
-PROGRAM = "swarmline-instance"
+GUEST, DEBUG, CRYPTO = "guest", "guest-debug", "guest-crypto"
+PROGRAM, PROGRAM_DPDK = "swarmline-instance", "swarmline-instance-dpdk"
 FOLDER_VARIABLE = "SWARMLINE_IMAGES"
 DRIVER = "sl_ivshmem"
 MODULES = ("virtio_pci", "virtio_net")     # with what they need; the driver comes last
@@ -44,6 +46,18 @@ LIBRARY_FOLDER = "lib/x86_64-linux-gnu"
 LOADER = "lib64/ld-linux-x86-64.so.2"
 META_KERNEL, META_HEADERS = "linux-image-cloud-amd64", "linux-headers-cloud-amd64"
 LIBRARIES = ("libc6", "libmnl0", "libseccomp2", "libssl3")
+ROLES = {DEBUG: "debug", CRYPTO: "crypto"}       # of the packages that only this image has
+BUILD_HINT = {GUEST: "swarmline images build", DEBUG: "swarmline images build --debug",
+              CRYPTO: "swarmline images build --crypto"}
+# What DPDK opens by name: drivers of accelerators that seal TLS records, and what those stand on. What these need is
+# found; so is ipsec_mb's library, which QAT's driver needs, and which a processor can use too.
+UIO = "uio_pci_generic"
+DPDK_DRIVERS = ("bus_pci", "bus_vdev", "mempool_ring", "common_qat", "crypto_ccp", "crypto_ipsec_mb", "crypto_nitrox",
+                "crypto_virtio")
+DPDK_PACKAGES = (*(f"librte-{name}23" for name in (
+    "bus-pci", "bus-vdev", "common-qat", "compressdev", "crypto-ccp", "crypto-ipsec-mb", "crypto-nitrox",
+    "crypto-virtio", "cryptodev", "eal", "kvargs", "mbuf", "mempool", "mempool-ring", "net", "pci", "rcu", "ring",
+    "security", "telemetry")), "libbsd0", "libfdt1", "libipsec-mb1", "libmd0", "libnuma1")
 
 
 @dataclass(frozen=True)
@@ -79,16 +93,17 @@ class Sources:
     program: Path
 
     @classmethod
-    def find(cls) -> Sources:
-        """As installed beside this package, or as they lie in the source tree."""
+    def find(cls, name: str = GUEST) -> Sources:
+        """For the image of that name: as installed beside this package, or as they lie in the source tree."""
+        binary = program(PROGRAM_DPDK if name == CRYPTO else PROGRAM)
         package = Path(__file__).resolve().parents[1]
         installed, tree = package / "vm-images", package.parent
         if installed.exists():
             return cls(installed / "packages.lock", installed / f"{DRIVER}.c", installed / "Kbuild",
-                       installed / "ivshmem.h", program(PROGRAM))
+                       installed / "ivshmem.h", binary)
         folder = tree / "vm-images"
         return cls(folder / "packages.lock", folder / f"driver/{DRIVER}.c", folder / "driver/Kbuild",
-                   tree / "c/abi/ivshmem.h", program(PROGRAM))
+                   tree / "c/abi/ivshmem.h", binary)
 
 
 def default_folder() -> Path:
@@ -102,17 +117,17 @@ def cache_folder() -> Path:
     return Path("/var/cache/swarmline") if os.geteuid() == 0 else Path.home() / ".cache/swarmline"
 
 
-def load(folder: Path, name: str = "guest") -> Image:
+def load(folder: Path, name: str = GUEST) -> Image:
     """The image of that name; HostError if there is none."""
     try:
         place = (folder / name).resolve(strict=True)
         manifest = json.loads((place / "manifest.json").read_text())
         for file, digest in manifest["files"].items():
             if (place / file).stat().st_size != digest["len"]:
-                raise HostError(f"image {name}: {file} is damaged", hint="make it anew: swarmline images build --force")
+                raise HostError(f"image {name}: {file} is damaged", hint=f"make it anew: {BUILD_HINT[name]} --force")
     except (OSError, ValueError, KeyError) as error:
         raise HostError(f"there is no guest image {name} in {folder} ({error})",
-                        hint="make it: swarmline images build") from None
+                        hint=f"make it: {BUILD_HINT[name]}") from None
     return Image(name, place, manifest)
 
 
@@ -123,7 +138,7 @@ def verify(image: Image) -> None:
     for name, about in files.items():
         if debs.file_sha256(image.folder / name) != about["sha256"]:
             raise HostError(f"image {image.name}: {name} is damaged",
-                            hint="make it anew: swarmline images build --force")
+                            hint=f"make it anew: {BUILD_HINT[image.name]} --force")
 
 
 def initramfs_with(image: Image, files: Mapping[str, cpio.Entry]) -> bytes:
@@ -144,15 +159,16 @@ def lock() -> str:
     headers = _dependency(META_HEADERS, r"linux-headers-\S+")
     common, kbuild = _dependency(headers, r"linux-headers-\S+-common"), _dependency(headers, r"linux-kbuild-\S+")
     roles = [("kernel", kernel), *(("build", name) for name in (headers, common, kbuild)),
-             *(("library", name) for name in LIBRARIES), ("debug", "busybox-static")]
+             *(("library", name) for name in LIBRARIES), ("debug", "busybox-static"),
+             *(("crypto", name) for name in DPDK_PACKAGES)]
     return debs.lock_text(debs.pin(role, name) for role, name in roles)
 
 
-def build(folder: Path, sources: Sources, *, debug: bool = False, force: bool = False) -> Image:
+def build(folder: Path, sources: Sources, name: str = GUEST, *, force: bool = False) -> Image:
     """Makes the image if its inputs have changed. It is complete or not there: a running build is invisible."""
-    name = "guest-debug" if debug else "guest"
-    wanted = [p for p in debs.lock_read(sources.lock.read_text()) if debug or p.role != "debug"]
-    inputs = _inputs(sources, wanted, debug)
+    others = {role for owner, role in ROLES.items() if owner != name}
+    wanted = [p for p in debs.lock_read(sources.lock.read_text()) if p.role not in others]
+    inputs = _inputs(name, sources, wanted)
     if not force:
         try:
             image = load(folder, name)
@@ -180,10 +196,10 @@ def _dependency(package: str, pattern: str) -> str:
     return found[1]
 
 
-def _inputs(sources: Sources, packages: Iterable[Package], debug: bool) -> dict[str, object]:
+def _inputs(name: str, sources: Sources, packages: Iterable[Package]) -> dict[str, object]:
     compiler = run([COMPILER, "--version"], "can not build the guest driver").splitlines()[0]
     own = (sources.driver, sources.kbuild, sources.header)
-    return {"format": FORMAT, "debug": debug, "compiler": compiler,
+    return {"format": FORMAT, "name": name, "compiler": compiler,
             "packages": {p.name: {"version": p.version, "sha256": p.sha256} for p in packages},
             "sources": {path.name: debs.file_sha256(path) for path in own},
             "program": hashlib.sha256(_stripped(sources.program)).hexdigest()}
@@ -216,13 +232,20 @@ def _make(work: Path, made: Path, sources: Sources, packages: Sequence[Package],
     made.mkdir(mode=0o755)
     modules_root = next((root / "lib/modules").iterdir())
     (made / "vmlinux").write_bytes(_vmlinux((root / f"boot/vmlinuz-{modules_root.name}").read_bytes()))
-    entries = _modules(modules_root, _driver(work, root, modules_root.name, sources))
+    more = (UIO,) if inputs["name"] == CRYPTO else ()
+    entries = _modules(modules_root, (*MODULES, *more), _driver(work, root, modules_root.name, sources))
     entries["init"] = cpio.regular(_stripped(sources.program), 0o755)
-    entries |= _libraries(sources.program, root)
     entries |= {name: cpio.directory() for name in ("dev", "mnt", "proc", "sys", "tmp")}
     entries["dev/console"] = cpio.character_device(5, 1)       # the kernel opens it before /init can mount anything
-    if inputs["debug"]:
+    binaries = [sources.program]
+    if inputs["name"] == DEBUG:
         entries["bin/busybox"] = cpio.regular((root / "bin/busybox").read_bytes(), 0o755)
+    if inputs["name"] == CRYPTO:
+        drivers = [_dpdk_driver(root, driver) for driver in DPDK_DRIVERS]
+        entries |= {str(path.relative_to(root)): cpio.regular(path.read_bytes(), 0o755) for path in drivers}
+        entries["run"] = cpio.directory()              # DPDK makes a folder in it
+        binaries += drivers
+    entries |= _libraries(binaries, root)
     (made / "initramfs").write_bytes(cpio.archive(entries))
     about = {path.name: {"sha256": debs.file_sha256(path), "len": path.stat().st_size}
              for path in sorted(made.iterdir())}
@@ -272,9 +295,9 @@ def _driver(work: Path, root: Path, release: str, sources: Sources) -> bytes:
     return module.read_bytes()
 
 
-def _modules(modules_root: Path, driver: bytes) -> dict[str, cpio.Entry]:
+def _modules(modules_root: Path, names: Iterable[str], driver: bytes) -> dict[str, cpio.Entry]:
     """The modules in the order in which they can be loaded, told by their names."""
-    order = modules_with_needs(modules_root, MODULES)
+    order = modules_with_needs(modules_root, names)
     order[DRIVER] = driver
     return {f"modules/{number:02}-{name}.ko": cpio.regular(data) for number, (name, data) in enumerate(order.items())}
 
@@ -300,12 +323,21 @@ def modules_with_needs(modules_root: Path, names: Iterable[str]) -> dict[str, by
     return order
 
 
-def _libraries(binary: Path, root: Path) -> dict[str, cpio.Entry]:
-    """The shared libraries that a program needs, and their loader, out of the pinned packages: not this machine's."""
+def _dpdk_driver(root: Path, name: str) -> Path:
+    """The file itself, in the folder where DPDK looks for it: its link beside other libraries is what programs need."""
+    found = sorted((root / "usr" / LIBRARY_FOLDER / "dpdk").glob(f"pmds-*/librte_{name}.so.*.*"))
+    if not found:
+        raise HostError(f"there is no driver {name} in the pinned packages of DPDK")
+    return found[0]
+
+
+def _libraries(binaries: Iterable[Path], root: Path) -> dict[str, cpio.Entry]:
+    """The shared libraries that programs need, and their loader, out of the pinned packages: not this machine's."""
     entries: dict[str, cpio.Entry] = {}
-    todo = [binary]
+    todo = list(binaries)
     while todo:
-        dynamic = run(["readelf", "--dynamic", "--wide", str(todo.pop())], "can not read a program's dynamic section")
+        binary = todo.pop()
+        dynamic = run(["readelf", "--dynamic", "--wide", str(binary)], "can not read a program's dynamic section")
         for name in re.findall(r"\(NEEDED\)\s+Shared library: \[([^\]]+)\]", dynamic):
             place = f"{LIBRARY_FOLDER}/{name}"
             if place in entries or name == Path(LOADER).name:
@@ -313,8 +345,10 @@ def _libraries(binary: Path, root: Path) -> dict[str, cpio.Entry]:
             found = next((path for path in (root / place, root / "usr" / place) if path.exists()), None)
             if found is None:
                 raise HostError(f"{binary.name} needs {name}, which is in none of the pinned packages",
-                                hint="name its package in LIBRARIES of pipeline/host/images.py: swarmline images lock")
-            entries[place] = cpio.regular(found.read_bytes(), 0o755)
+                                hint="name its package in pipeline/host/images.py: swarmline images lock")
+            driver = found.resolve().relative_to(root.resolve())
+            linked = driver.parent.name.startswith("pmds-")    # DPDK must not open it twice by two names
+            entries[place] = cpio.symlink(f"/{driver}") if linked else cpio.regular(found.read_bytes(), 0o755)
             todo.append(found)
     if entries:
         entries[LOADER] = cpio.regular((root / LIBRARY_FOLDER / Path(LOADER).name).resolve().read_bytes(), 0o755)

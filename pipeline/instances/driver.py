@@ -32,7 +32,8 @@ class InstanceSpec:
     """All that a driver needs to start an instance, which has no layer then. Its control region must be formatted.
 
     What only virtual machines need: ``files`` is the folder that the layer app would serve, ``memory`` the machine's,
-    in bytes, and ``node`` where that is to come from; None: anywhere. ``cpus``: where it may run; none: anywhere.
+    in bytes, and ``node`` where that is to come from; None: anywhere. ``crypto``: it may be given an accelerator.
+    ``cpus``: where it may run; none: anywhere.
     """
 
     vm_id: int
@@ -42,6 +43,7 @@ class InstanceSpec:
     memory: int = 0
     cpus: tuple[int, ...] = ()
     node: int | None = None
+    crypto: bool = False
 
     @property
     def log_path(self) -> Path:

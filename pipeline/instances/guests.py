@@ -45,8 +45,10 @@ def check(layers: Iterable[Layer], files: PurePath | None, folder: Path | None =
     if not shutil.which(PROGRAM):
         raise HostError(f"the program {PROGRAM} is not installed",
                         hint="apt-get install qemu-system-x86, or driver = \"process\"")
-    image = images.load(folder or images.default_folder())
-    images.verify(image)
+    names = {images.CRYPTO if layer.wants else images.GUEST for layer in machines} or {images.GUEST}
+    found = [images.load(folder or images.default_folder(), name) for name in sorted(names)]
+    for image in found:
+        images.verify(image)
     for layer in machines:
         if layer.id is LayerId.APP and files:
             files_fit(Path(files), layer.memory)
@@ -58,7 +60,7 @@ def check(layers: Iterable[Layer], files: PurePath | None, folder: Path | None =
     if needed > there:
         raise HostError(f"{number} virtual machines need {needed >> 20} MiB of memory, {there >> 20} MiB are available",
                         hint="lower `memory` or `instances` of the layers, or `vms` in [pool]")
-    return Guests(memory // HUGE_PAGE_LEN, accelerator(image))
+    return Guests(memory // HUGE_PAGE_LEN, accelerator(found[0]))
 
 
 def files_fit(folder: Path, memory: int) -> None:

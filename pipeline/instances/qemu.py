@@ -70,10 +70,11 @@ class QemuRunning(Running):
     socket_path: Path = Path()
     child: subprocess.Popen[bytes] | None = None
     memory: int = 0
+    crypto: bool = False         # its image can use one
 
     @property
     def guest(self) -> Guest | None:
-        return Guest(self.monitor.qmp, self.pid, UID_BASE + self.vm_id, self.memory)
+        return Guest(self.monitor.qmp, self.pid, UID_BASE + self.vm_id, self.memory) if self.crypto else None
 
     @property
     def about(self) -> Mapping[str, str]:
@@ -112,17 +113,20 @@ class QemuDriver(Driver):
     async def start(self, spec: InstanceSpec) -> QemuRunning:
         """Under TCG, where booting takes seconds, from a template, which the first machine of its kind makes."""
         try:
-            image = images.load(self._image_folder)
+            image = self._image(spec)
             chosen = (await asyncio.to_thread(accelerator, image)).accelerator
             restored = await self._from_template(spec, image) if chosen is Accelerator.TCG else None
         except (HostError, OSError) as error:
             raise _failure(spec, error) from error
         return restored or await self.boot(spec)
 
+    def _image(self, spec: InstanceSpec) -> Image:
+        return images.load(self._image_folder, images.CRYPTO if spec.crypto else images.GUEST)
+
     async def boot(self, spec: InstanceSpec) -> QemuRunning:
         """Without a template."""
         try:
-            image = images.load(self._image_folder)
+            image = self._image(spec)
             chosen = (await asyncio.to_thread(accelerator, image)).accelerator
             with ExitStack() as stack:
                 launch = _Launch(spec, image, chosen, stack)
@@ -194,7 +198,8 @@ class QemuDriver(Driver):
             return None
         kind = Accelerator.KVM if Accelerator.KVM in process.argv else Accelerator.TCG
         running = QemuRunning(spec.vm_id, process, pidfd, spec.log_path, monitor=Monitor(f"instance {spec.vm_id}"),
-                              accelerator=kind, socket_path=_monitor_path(spec), memory=spec.memory)
+                              accelerator=kind, socket_path=_monitor_path(spec), memory=spec.memory,
+                              crypto=spec.crypto)
         try:
             await running.monitor.connect(running.socket_path, MONITOR_TIMEOUT)
         except InstanceError:              # of no use to anybody any more
@@ -313,7 +318,7 @@ class _Launch:
                 log_lines=processes.log_tail(self._spec.log_path), hint=f"its log is {self._spec.log_path}") from error
         return QemuRunning(self._spec.vm_id, process, pidfd, self._spec.log_path, monitor=self._monitor,
                            accelerator=self._machine.accelerator, socket_path=self._path, child=self._child,
-                           memory=self._spec.memory)
+                           memory=self._spec.memory, crypto=self._spec.crypto)
 
     def _pin(self, pid: int) -> None:
         for thread in os.listdir(f"/proc/{pid}/task") if self._spec.cpus else ():

@@ -131,6 +131,7 @@ _ADDRESS = Kind("an IPv4 or IPv6 address", lambda value: ip_address(typed(value,
 _NETWORK = Kind('a network such as "10.77.0.0/24"', lambda value: ip_network(typed(value, str)))
 _DRIVER = choice(*(driver.value for driver in Driver))
 _PCI = text_like(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]", 'a PCI address such as "0000:3d:01.0"')
+CRYPTO_MEMORY = 256 << 20    # bytes of a virtual machine that may be given an accelerator: DPDK, and huge pages for it
 _WANTS = {"crypto": ACCELERATORS, "qat": Hardware.QAT}
 _LAYER = choice(*(layer.label for layer in LAYERS))
 _CONNECTIONS = integer(1, 1 << 20)
@@ -260,12 +261,13 @@ def _pool(layer_id: LayerId, table: Table, settings: object, driver: str) -> Lay
                        "needed: min <= instances <= max")
     usual = 1 if layer_id is LayerId.TCP else 2
     wanted = wanted or max(least or 1, min(usual, most or usual))
+    wants = _WANTS.get(table.take("wants", choice(*_WANTS), ""), 0)
     layer = Layer(
         id=layer_id, instances=wanted, min=least or 1, max=most or max(Layer.max, wanted),
         driver=Driver(table.take("driver", _DRIVER, driver)),
-        memory=table.take("memory", size(64 << 20, 64 << 30), Layer.memory) & -(2 << 20),
+        memory=table.take("memory", size(64 << 20, 64 << 30), CRYPTO_MEMORY if wants else Layer.memory) & -(2 << 20),
         cpus=table.take("cpus", several(integer(0, 4095), most=4096), ()),
-        wants=_WANTS.get(table.take("wants", choice(*_WANTS), ""), 0),
+        wants=wants,
         autoscale=table.take("autoscale", _BOOL, False),
         target_load=table.take("target_load", _SHARE, Layer.target_load),
         cooldown=table.take("cooldown", duration(1, 86400), Layer.cooldown))

@@ -13,7 +13,7 @@ from support import ROOT
 from pipeline.errors import ConfigError
 from pipeline.policy.affinity import Hardware
 from pipeline.policy.config import Config, key_lines, parse_config
-from pipeline.policy.model import Chain, LayerId
+from pipeline.policy.model import Chain, Layer, LayerId
 from pipeline.policy.settings import Certificate, HardwareSettings
 
 SMALL = """\
@@ -455,11 +455,16 @@ def test_hardware() -> None:
 
 
 def test_what_a_layer_wants() -> None:
-    def wants(line: str) -> int:
+    def app(line: str) -> Layer:
         config = parse_config(SMALL.replace("[layer.app]", f"[layer.app]\n{line}"), "f")
-        return next(pool.wants for pool in config.layers if pool.id is LayerId.APP)
+        return next(pool for pool in config.layers if pool.id is LayerId.APP)
 
-    assert wants("") == 0
+    def wants(line: str) -> int:
+        return app(line).wants
+
+    assert wants("") == 0 and app("").memory == 128 << 20
+    assert app('wants = "crypto"').memory == 256 << 20, "DPDK needs some"
+    assert app('wants = "crypto"\nmemory = "192MiB"').memory == 192 << 20
     assert wants('wants = "qat"') == Hardware.QAT and wants('wants = "crypto"') == Hardware.QAT | Hardware.CRYPTO
     with pytest.raises(ConfigError, match="wants"):
         wants('wants = "gpu"')

@@ -21,9 +21,20 @@ from pipeline.host.holder_client import HolderClient  # noqa: E402
 @pytest.fixture(scope="session")
 def image() -> guest_images.Image:
     """The guest image of this build. Made the first time, which takes some ten seconds."""
+    return built(guest_images.GUEST)
+
+
+@pytest.fixture(scope="session")
+def crypto_image() -> guest_images.Image:
+    """The one with DPDK."""
+    require("dpdk")
+    return built(guest_images.CRYPTO)
+
+
+def built(name: str) -> guest_images.Image:
     require("qemu")
     try:
-        return guest_images.build(guest_images.default_folder(), guest_images.Sources.find())
+        return guest_images.build(guest_images.default_folder(), guest_images.Sources.find(name), name)
     except HostError as error:
         if "fetch" in str(error):
             pytest.skip(f"no guest image: {error}")

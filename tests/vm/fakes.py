@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 from pipeline.host import cpio, debs
-from pipeline.host.images import Image
+from pipeline.host.images import Image, initramfs_with
 
 C = Path(__file__).parents[2] / "c"
 
@@ -27,10 +27,33 @@ def fake_of(image: Image, folder: Path, source: str) -> Path:
     program.unlink()
     (folder / "initramfs").write_bytes(cpio.archive(entries))
     (folder / "vmlinux").symlink_to(image.kernel)
+    return _described(image, folder)
+
+
+def _described(image: Image, folder: Path) -> Path:
     files = {name: {"sha256": debs.file_sha256(folder / name), "len": (folder / name).stat().st_size}
              for name in ("initramfs", "vmlinux")}
     (folder / "manifest.json").write_text(json.dumps({**image.manifest, "files": files}))
     return folder
+
+
+def fake_with(image: Image, folder: Path, entries: dict[str, cpio.Entry]) -> Path:
+    """An image with these files in the place of its own."""
+    folder.mkdir()
+    (folder / "initramfs").write_bytes(initramfs_with(image, entries))
+    (folder / "vmlinux").symlink_to(image.kernel)
+    return _described(image, folder)
+
+
+def init_of(image: Image) -> bytes:
+    """Its first program."""
+    archive, at = image.initramfs.read_bytes(), 0
+    while True:
+        size, name_len = (int(archive[at + 6 + 8 * n:at + 14 + 8 * n], 16) for n in (6, 11))
+        data = at + (110 + name_len + 3 & ~3)
+        if archive[at + 110:at + 110 + name_len - 1] == b"init":
+            return archive[data:data + size]
+        at = data + (size + 3 & ~3)
 
 
 def switch(images: Path, to: Path) -> None:

@@ -53,7 +53,7 @@ def test_a_tree_keeps_inside_its_folder(tmp_path: Path) -> None:
 def test_the_lock_pins_all_that_is_needed() -> None:
     packages = debs.lock_read(LOCK.read_text())
     assert {p.role for p in packages} == set(debs.ROLES)
-    assert {*images.LIBRARIES} <= {p.name for p in packages}
+    assert {*images.LIBRARIES, *images.DPDK_PACKAGES} <= {p.name for p in packages}
     (kernel,) = (p for p in packages if p.role == "kernel")
     assert {p.version for p in packages if p.role == "build"} == {kernel.version}
     assert debs.lock_text(packages) == LOCK.read_text()
@@ -105,12 +105,25 @@ def test_the_image_holds_what_it_says_and_no_shell(image: Image) -> None:
 
 
 @pytest.mark.qemu
-def test_the_same_inputs_make_the_same_bytes(image: Image, tmp_path: Path) -> None:
+@pytest.mark.parametrize("which", ["image", pytest.param("crypto_image", marks=pytest.mark.dpdk)])
+def test_the_same_inputs_make_the_same_bytes(which: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    image: Image = request.getfixturevalue(which)
     other = tmp_path / "a folder of another length"
     other.mkdir()
     (other / "packages").symlink_to(images.default_folder() / "packages")
-    again = images.build(other, Sources.find())
+    again = images.build(other, Sources.find(image.name), image.name)
     assert again.digest == image.digest
     for name in ("vmlinux", "initramfs", "manifest.json"):
         assert debs.file_sha256(again.folder / name) == debs.file_sha256(image.folder / name)
-    assert [path.name for path in sorted(other.iterdir())] == ["guest", f"guest-{again.digest}", "packages"]
+    assert [path.name for path in sorted(other.iterdir())] == [image.name, f"{image.name}-{again.digest}", "packages"]
+
+
+@pytest.mark.qemu
+@pytest.mark.dpdk
+def test_only_the_image_for_accelerators_has_dpdk(image: Image, crypto_image: Image) -> None:
+    def dpdk(of: Image) -> set[str]:
+        return {Path(name).name.partition(".")[0] for name in files_of(of.initramfs.read_bytes()) if "librte_" in name}
+
+    assert dpdk(image) == set()
+    assert {f"librte_{driver}" for driver in images.DPDK_DRIVERS} <= dpdk(crypto_image)
+

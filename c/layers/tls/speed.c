@@ -12,15 +12,24 @@ enum {
 	WATCH_MAX_MS = 5000,     /* a look at a dead one costs 50 ms */
 };
 
+/* Than the one that was measured last; or there is none. */
+static bool has_other(const struct sl_tls *tls)
+{
+	uint32_t number = sl_aead_device_number();
+
+	return !number || number != tls->accelerator;
+}
+
 /* NULL: there is none now. One that is there is measured once, and closed if it is slower. */
 static struct sl_aead_engine *accelerator_open(struct sl_tls *tls)
 {
+	uint32_t number = sl_aead_device_number();
 	struct sl_aead_engine *engine;
 	char why[SL_AEAD_WHY_LEN];
 
-	if (!tls->inst->may_accelerate || tls->met_accelerator || sl_aead_device_open(&engine, why))
+	if (!number || !has_other(tls) || sl_aead_device_open(&engine, why))
 		return NULL;
-	tls->met_accelerator = true;
+	tls->accelerator = number;
 	return engine;
 }
 
@@ -51,11 +60,13 @@ static void accelerator_meet(struct sl_tls *tls)
 /* What the processor does does not fail. */
 void sl_tls_aead_watch(struct sl_tls *tls)
 {
-	bool awaited = tls->inst->may_accelerate && !tls->met_accelerator, broken = sl_aead_is_broken(tls->crypto.aead);
+	bool awaited = tls->inst->may_accelerate && has_other(tls);
+	bool broken = sl_aead_is_broken(tls->crypto.aead);
 
 	if (!awaited && !broken && sl_aead_kind(tls->crypto.aead) != SL_CRYPTO_DEVICE)
 		return;
-	tls->watch_ms = broken && tls->watch_ms ? sl_min(2 * tls->watch_ms, (uint32_t)WATCH_MAX_MS) : WATCH_MS;
+	tls->watch_ms = broken && !awaited && tls->watch_ms ? sl_min(2 * tls->watch_ms, (uint32_t)WATCH_MAX_MS)
+							    : WATCH_MS;
 	sl_timer_arm(&tls->inst->wheel, &tls->speed_timer, tls->watch_ms);
 }
 
@@ -63,11 +74,14 @@ void sl_tls_speed_fire(struct sl_timer *t)
 {
 	struct sl_tls *tls = sl_container_of(t, struct sl_tls, speed_timer);
 	struct sl_crypto_figures *told = &tls->inst->crypto;
+	bool is_gone;
 
 	accelerator_meet(tls);
-	if (sl_aead_is_broken(tls->crypto.aead) && told->kind != SL_CRYPTO_DEVICE)   /* not before it was told */
+	is_gone = told->kind == SL_CRYPTO_DEVICE && has_other(tls);   /* and nobody may have asked it since */
+	if (is_gone || (sl_aead_is_broken(tls->crypto.aead) && told->kind != SL_CRYPTO_DEVICE))   /* once told */
 		sl_aead_revive(tls->crypto.aead);
-	if (told->kind != sl_aead_kind(tls->crypto.aead) || told->fallbacks != sl_aead_fallbacks(tls->crypto.aead))
+	if (told->kind != sl_aead_kind(tls->crypto.aead) ||
+	    told->fallbacks != sl_aead_fallbacks(tls->crypto.aead))
 		sl_measure_seal(tls->crypto.aead, MEASURE_NS, told);
 	sl_tls_aead_watch(tls);
 }

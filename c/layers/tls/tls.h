@@ -124,7 +124,7 @@ struct sl_tls {
 	unsigned alpn_len;
 	BIO_METHOD *bio_method;
 	struct sl_crypto crypto;
-	bool met_accelerator;        /* it has been measured: crypto uses it, or is faster */
+	uint32_t accelerator;        /* number of the one that was measured last: crypto uses it, or is faster */
 	uint32_t watch_ms;           /* until it is looked for again */
 	struct sl_pool_key pool;
 	bool has_pool;

@@ -39,12 +39,11 @@ from pipeline.policy.intent import Intent, change_layer, intent_of, keep_indices
 from pipeline.policy.model import Instance, LayerId, Swarm, VmState
 from pipeline.policy.places import acknowledge
 from pipeline.policy.plan import diff
-from pipeline.policy.probe import Probes
+from pipeline.policy.probe import Probes, grace
 from pipeline.policy.scaling import Autoscaler
 
 TURN = 0.2                 # seconds between two looks if nothing rings
 PROBE_TURN = 0.02          # the same while an instance waits for its peers
-DRAIN_GRACE = 0.5          # seconds in which frames that were under way to a draining instance may still open flows
 RETRY = 1.0                # seconds after an action failed
 BOOT_STARVED = 4           # times as long may an instance boot that only lacks a CPU
 TRACES_KEPT = 8192
@@ -246,7 +245,7 @@ class Manager:
 
     def _settled(self, instance: Instance, report: Report) -> Report:
         """A draining instance counts as drained only after what was under way to it has arrived."""
-        young = time.monotonic() - self._drained_at.get(instance.vm_id, 0.0) < DRAIN_GRACE
+        young = time.monotonic() - self._drained_at.get(instance.vm_id, 0.0) < grace(instance)
         if instance.state is VmState.DRAINING and (
                 young or not self._probes.relieved(self.actual, instance, self._seen())):
             return replace(report, status=replace(report.status, state=VmState.ACTIVE))

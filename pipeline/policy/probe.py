@@ -6,7 +6,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from pipeline.policy.model import Instance, RoutingTable, Side, Swarm, VmState
+from pipeline.policy.model import Instance, LayerId, RoutingTable, Side, Swarm, VmState
+
+DRAIN_GRACE = 0.5          # seconds in which entries that were under way to a draining instance may still open flows
+HANDSHAKE_GRACE = 2.0      # the same for handshakes with clients far away, whose last segment is still to come
 
 
 def linked(swarm: Swarm, instance: Instance, named: int, seen: Mapping[int, Sequence[int]]) -> bool:
@@ -39,6 +42,11 @@ def relieved(swarm: Swarm, instance: Instance, since: int, seen: Mapping[int, Se
     epochs = [epoch for i in senders for slot, epoch in zip(i.slots, seen.get(i.vm_id, ()), strict=False)
               if slot.edge in places and slot.side is Side.FRONT]
     return all(epoch >= since for epoch in epochs)
+
+
+def grace(instance: Instance) -> float:
+    """Seconds for which a draining instance may still get flows that began before."""
+    return HANDSHAKE_GRACE if LayerId.TCP in instance.layers else DRAIN_GRACE
 
 
 def can_activate(instance: Instance) -> bool:

@@ -8,7 +8,7 @@ import pytest
 from pipeline.policy.actions import ActivateInstance
 from pipeline.policy.model import Instance, LayerId, Route, RoutingTable, Side, Slot, Swarm, VmState, VMStatus
 from pipeline.policy.plan import diff
-from pipeline.policy.probe import Probes, linked, relieved
+from pipeline.policy.probe import Probes, grace, linked, relieved
 
 HTTP, APP, TLS = LayerId.HTTP, LayerId.APP, LayerId.TLS
 NEW = Instance(9, (HTTP,), state=VmState.READY, incarnation=9, slots=(
@@ -55,6 +55,10 @@ def test_a_draining_one_waits_for_its_senders(drains: int, seen: dict[int, tuple
     assert relieved(swarm, instance, 6, seen) is is_relieved
     dead = swarm.with_instance(replace(swarm.instances[0], state=VmState.FAILED))
     assert relieved(dead, BACK[0], 6, {9: (5, 5)})
+
+
+def test_clients_are_farther_away_than_peers() -> None:
+    assert grace(Instance(1, (LayerId.TCP,))) > 3 * grace(Instance(1, (TLS,)))
 
 
 def test_the_first_table_that_says_so_counts() -> None:

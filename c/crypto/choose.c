@@ -55,3 +55,16 @@ int sl_measure_choose(struct sl_aead_engine *device, uint64_t budget_ns, struct 
 	*ret = best;
 	return 0;
 }
+
+int sl_measure_recall(const struct sl_crypto_figures *figures, struct sl_aead **ret)
+{
+	struct sl_aead_engine *multi = NULL;
+	int err;
+
+	if (figures->kind == SL_CRYPTO_MULTI_BUFFER && sl_aead_multi_open(&multi))
+		return -ENOMEM;   /* it was there */
+	err = sl_aead_open(multi, ret);
+	if (err && multi)
+		multi->ops->close(multi);
+	return err;
+}

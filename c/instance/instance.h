@@ -33,6 +33,7 @@ struct sl_runner {
 	int granted_fds[SL_GRANTS_MAX];       /* -1: taken */
 	bool assignment_due;                  /* something came: look at the end of the turn, when no callback is running */
 	bool waiting;                         /* for the grants of the assignment */
+	unsigned rehearsing;                  /* the layer, by its place in sl_layers */
 	struct sl_edge *edges[SL_EDGES_MAX];  /* by seat in the assignment */
 	unsigned nb_edges;
 	uint32_t cmd_seen;

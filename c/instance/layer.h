@@ -4,6 +4,7 @@
  * Life: load (once for the process, of every layer, before the sandbox closes) -> the sandbox closes -> the instance is
  * assigned this layer -> init (configuration, keys, granted descriptors) -> edges are attached -> start (watch
  * descriptors) -> callbacks of flows, watches and timers -> drain -> stop -> perhaps another layer.
+ * While an instance is warm, which is without an assignment and with nothing to do, it rehearses, every layer once.
  * Nothing can be opened after load: see SL_GRANT_* in abi/control.h. Everything runs in one thread; nothing may block. A
  * layer keeps its state behind inst->layer_state. */
 #ifndef SL_LAYER_H
@@ -34,6 +35,9 @@ struct sl_layer {
 
 	/* What a library reads or seeds when it is used first. 0 or -errno. NULL: nothing to do */
 	int (*load)(struct sl_instance *inst);
+	/* What takes long in init and can be done before, a piece at a time: true if there is more. What it finds is kept
+	 * in *inst. An instance may be assigned the layer in the middle of it. NULL: nothing to do */
+	bool (*rehearse)(struct sl_instance *inst);
 	/* Returns 0 or -errno after sl_instance_fail() has put the reason into words. */
 	int (*init)(struct sl_instance *inst);
 	int (*start)(struct sl_instance *inst);     /* NULL: nothing to do */
@@ -71,6 +75,7 @@ struct sl_instance {
 	struct sl_shut_out shut_out;
 	uint64_t latency[SL_LATENCY_MAX];    /* by sl_answer_done */
 	struct sl_crypto_figures crypto;     /* tls: what it measured last */
+	struct sl_crypto_figures rehearsed;  /* tls: what it measured while warm; outlives its assignments */
 	struct sl_list answers;              /* begun and not complete, the oldest first */
 	uint32_t trace_every;
 };

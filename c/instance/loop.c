@@ -166,6 +166,20 @@ static int start(struct sl_runner *r)
 	return 0;
 }
 
+/* A piece of what every layer may do before it is assigned; false: there is none, or somebody waits. It is not load. */
+static bool rehearse(struct sl_runner *r)
+{
+	const struct sl_layer *layer = sl_layers[r->rehearsing];
+
+	if (!layer || r->inst.layer || r->waiting || sl_peek_u32(&r->assignment->seq) != r->inst.assignment.seq)
+		return false;
+	sl_busy_account(r, sl_now_ns());
+	if (!layer->rehearse || !layer->rehearse(&r->inst))
+		r->rehearsing++;
+	r->awake_since = sl_now_ns();
+	return true;
+}
+
 /* One turn. Returns 0, or -errno: an assignment could not be taken. */
 static int turn(struct sl_runner *r, uint64_t *worked_at)
 {
@@ -175,7 +189,7 @@ static int turn(struct sl_runner *r, uint64_t *worked_at)
 	if (work) {
 		*worked_at = r->inst.now_ns;
 		events_handle(r, 0);
-	} else if (r->assignment_due) {
+	} else if (r->assignment_due || rehearse(r)) {
 		events_handle(r, 0);
 	} else if (r->spin_ns && sl_now_ns() - *worked_at < r->spin_ns) {
 		sl_relax();

@@ -39,6 +39,7 @@ static void card_close(struct sl_aead_engine *e)
 }
 
 static struct card card;   /* of the world */
+static int choices;
 
 /* In the place of the real one: the card is what is fastest. */
 int __wrap_sl_measure_choose(struct sl_aead_engine *device, uint64_t budget_ns, struct sl_aead **ret,
@@ -49,6 +50,7 @@ int __wrap_sl_measure_choose(struct sl_aead_engine *device, uint64_t budget_ns, 
 	static const struct sl_aead_engine_ops ops = { card_key_make, card_key_free, card_run, card_close };
 
 	(void)device;
+	choices++;
 	card = (struct card){ .engine = { &ops, SL_CRYPTO_DEVICE } };
 	if (sl_aead_soft_open(&card.soft) || sl_aead_open(&card.engine, ret))
 		return -ENOMEM;
@@ -90,9 +92,53 @@ static void test_a_card_fails_and_comes_back(void **state)
 	client_close(&after);
 }
 
+/* What a warm instance has measured is not measured again by the ones that it becomes. */
+static void test_what_was_rehearsed_is_told(void **state)
+{
+	struct world *w = *state;
+	struct sl_instance *inst = &w->k.inst;
+	struct client c;
+	int before, pieces = 1;
+
+	world_stop(w);
+	while (sl_layer_tls.rehearse(inst))
+		pieces++;
+	assert_int_equal(pieces, 2);
+	assert_true(inst->rehearsed.seal_mbps[0] && inst->rehearsed.seal_mbps[2] && inst->rehearsed.handshakes);
+	before = choices;
+	inst->crypto = (struct sl_crypto_figures){ 0 };
+	assert_int_equal(fake_start(&w->k), 0);
+	assert_int_equal(choices, before);
+	assert_memory_equal(&inst->crypto, &inst->rehearsed, sizeof(inst->crypto));
+	client_open(&c, w, TLS1_3_VERSION);
+	client_connect(&c);
+	talk(&c);
+	client_close(&c);
+}
+
+/* One that was assigned in the middle of it measures as if there had been nothing. */
+static void test_half_a_rehearsal_is_none(void **state)
+{
+	struct world *w = *state;
+	struct sl_instance *inst = &w->k.inst;
+	int before;
+
+	world_stop(w);
+	assert_true(sl_layer_tls.rehearse(inst));
+	assert_int_equal(inst->rehearsed.handshakes, 0);
+	before = choices;
+	assert_int_equal(fake_start(&w->k), 0);
+	assert_int_equal(choices, before + 1);
+	assert_true(inst->crypto.handshakes);
+}
+
 int main(void)
 {
-	const struct CMUnitTest tests[] = { T(test_a_card_fails_and_comes_back) };
+	const struct CMUnitTest tests[] = {
+		T(test_a_card_fails_and_comes_back),
+		T(test_what_was_rehearsed_is_told),
+		T(test_half_a_rehearsal_is_none),
+	};
 
 	return cmocka_run_group_tests(tests, pairs_make, pairs_free);
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* How fast this instance is at what it does most, for whoever weighs instances: measured when it becomes tls, and again
- * when an accelerator comes, fails or works again. */
+/* How fast this instance is at what it does most, for whoever weighs instances: measured while it is warm, else when it
+ * becomes tls, and again when an accelerator comes, fails or works again. */
 #include "layers/tls/tls.h"
 
 #include "crypto/measure.h"
@@ -33,10 +33,31 @@ static struct sl_aead_engine *accelerator_open(struct sl_tls *tls)
 	return engine;
 }
 
+bool sl_tls_rehearse(struct sl_instance *inst)
+{
+	struct sl_crypto_figures *f = &inst->rehearsed;
+	struct sl_aead *aead;
+
+	if (inst->may_accelerate)   /* it is measured with the device */
+		return false;
+	if (f->kind == SL_CRYPTO_NONE && !sl_measure_choose(NULL, MEASURE_NS, &aead, f)) {
+		sl_aead_close(aead);
+		return true;
+	}
+	if (f->kind != SL_CRYPTO_NONE)
+		sl_measure_handshakes(HANDSHAKES_NS, &f->handshakes);
+	return false;
+}
+
 struct sl_aead *sl_tls_aead_choose(struct sl_tls *tls)
 {
+	const struct sl_crypto_figures *rehearsed = &tls->inst->rehearsed;
 	struct sl_aead *aead = NULL;
 
+	if (rehearsed->handshakes && !sl_measure_recall(rehearsed, &aead)) {
+		tls->inst->crypto = *rehearsed;
+		return aead;
+	}
 	if (sl_measure_choose(accelerator_open(tls), MEASURE_NS, &aead, &tls->inst->crypto))
 		return NULL;
 	sl_measure_handshakes(HANDSHAKES_NS, &tls->inst->crypto.handshakes);

@@ -362,6 +362,7 @@ const struct sl_layer sl_layer_tls = {
 	.front = &tls_front,
 	.back = &tls_back,
 	.load = tls_load,
+	.rehearse = sl_tls_rehearse,
 	.init = tls_init,
 	.drain = tls_drain,
 	.moves = true,

@@ -199,7 +199,10 @@ void sl_tls_relieve(struct sl_tls *tls);      /* draining: asks tcp to take all 
 void sl_tls_relief_fire(struct sl_timer *t);
 
 /* speed.c */
-/* What is fastest here, and inst->crypto. Some milliseconds. NULL: no memory. */
+/* Measures, as sl_tls_aead_choose would, for inst->rehearsed: records, then handshakes. */
+bool sl_tls_rehearse(struct sl_instance *inst);
+/* What is fastest here, and inst->crypto: as rehearsed, or measured, which takes some milliseconds, in a TCG guest
+ * hundreds. NULL: no memory. */
 struct sl_aead *sl_tls_aead_choose(struct sl_tls *tls);
 /* From now on inst->crypto follows an accelerator that comes, fails, and is tried until it works again. */
 void sl_tls_aead_watch(struct sl_tls *tls);

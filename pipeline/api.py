@@ -45,6 +45,8 @@ from pipeline.status import status
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+FAREWELL = 1.0      # seconds for answers that are under way when the manager ends
+
 
 @web.middleware
 async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -171,8 +173,8 @@ async def reload_file(manager: Manager, file: Path, *, dry_run: bool = False) ->
 async def serve_api(manager: Manager, path: Path) -> AsyncIterator[None]:
     """Serves on the socket ``path`` as long as the context lasts, and metrics on the port of the config."""
     api = _Api(manager)
-    runner = web.AppRunner(api.application(), access_log=None)
-    scraped = web.AppRunner(api.metrics_alone(), access_log=None)
+    runner = web.AppRunner(api.application(), access_log=None, shutdown_timeout=FAREWELL)
+    scraped = web.AppRunner(api.metrics_alone(), access_log=None, shutdown_timeout=FAREWELL)
     path.unlink(missing_ok=True)
     try:
         await _serve_socket(runner, path, manager.config.api_group)

@@ -119,18 +119,16 @@ class Front:
             finally:
                 os.close(tap)
 
-    async def connections_end(self, instance: Instance) -> int:
-        """Tells the clients of a machine that died, as its kernel did so with it. Returns how many were told."""
+    async def connections_end(self, instance: Instance) -> None:
+        """Tells the clients of a machine that its connections are over: its kernel, which would, has died with it."""
         router, classifier = self._held.router, self._held.classifier
         assert router and classifier
         slots = {address: slot for slot, address in enumerate(_addresses(self._held.config.services))}
-        told = 0
         for number, flow in enumerate(await asyncio.to_thread(classifier.connections_of, instance)):
             if flow.address in slots:
-                told += router.reset_send(slots[flow.address], flow.client, flow.client_port, flow.port, flow.ack)
+                router.reset_send(slots[flow.address], flow.client, flow.client_port, flow.port, flow.ack)
             if number % AT_ONCE == 0:
                 await asyncio.sleep(0)
-        return told
 
     def port_remove(self, instance: Instance) -> None:
         if self._held.router and LayerId.TCP in instance.layers:

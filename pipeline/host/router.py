@@ -233,16 +233,13 @@ class Router:
         with suppress(NoRouter):
             self._ports_del()
 
-    def reset_send(self, slot: int, client: IPAddress, client_port: int, service_port: int, tcp_seq: int) -> bool:
-        """Ends a connection of an instance that can not tell its client any more, from the address in this slot. False:
-        there is no router, or it can not reach the client.
+    def reset_send(self, slot: int, client: IPAddress, client_port: int, service_port: int, tcp_seq: int) -> None:
+        """Ends a connection of an instance that can not tell its client any more, from the address in this slot, if
+        there is a router that can reach the client.
         """
-        try:
+        with suppress(RouterError):
             self._request(lib.SL_RTR_RESET, slot=slot, addr=list(mapped(client)), client_port=client_port,
                           service_port=service_port, tcp_seq=tcp_seq)
-        except RouterError:
-            return False
-        return True
 
     def table_set(self, service: int, table: int) -> None:
         """Gives a router that classifies by itself another table. A router that is started reads them itself."""

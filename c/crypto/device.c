@@ -91,7 +91,6 @@ static int device_key_make(struct sl_aead_engine *e, const struct sl_aead_secret
 			.digest_length = SL_AEAD_TAG_LEN, .aad_length = SL_AEAD_HEAD_LEN,
 		},
 	};
-
 	int err = 0;
 
 	if (!d->has[secret->alg])
@@ -325,7 +324,6 @@ _Static_assert(2 * SL_AEAD_HUGE_PAGES == SL_EAL_LATER_MB, "what the guest reserv
 int sl_aead_device_load(const struct sl_aead_device_conf *conf, char *why)
 {
 	struct sl_eal_conf eal = { .device = conf->device, .args = conf->eal, .runtime_dir = conf->runtime_dir };
-
 	int err = sl_eal_start(&eal, why);
 
 	if (err)

@@ -177,8 +177,7 @@ void sl_process_request(struct sl_link *l, const struct sl_request_packet *p)
 		window_input(f, p);
 		break;
 	case SL_OP_RESET:
-		/* behind a FIN it ends what the back hears: what it has said stands */
-		if (!(p->flags & SL_F_MOVE || (f->rx_fin && f->edge->side == SL_FRONT)) || !sl_flow_orphan(f))
+		if (!(p->flags & SL_F_MOVE || sl_flow_heard_all(f)) || !sl_flow_orphan(f))
 			over(f, p->status < SL_ERROR ? SL_ERROR : (enum sl_request_status)p->status);
 		break;
 	default:

@@ -22,18 +22,14 @@ bool sl_flow_kept_add(struct sl_flow *f, const struct sl_buf *buf, uint32_t len)
 
 bool sl_flow_orphan(struct sl_flow *f)
 {
-	struct sl_edge *e = f->edge;
-
-	bool said_all = e->side == SL_FRONT && f->rx_fin;
-
-	if (f->state != FLOW_OPEN || !(f->keeps || said_all) || !f->ops->orphaned)
+	if (f->state != FLOW_OPEN || !(f->keeps || sl_flow_heard_all(f)) || !f->ops->orphaned)
 		return false;
 	sl_flow_id_release(f);
 	sl_list_unlink(&f->wait_node);
 	sl_list_unlink(&f->link_node);
 	f->owed = 0;
 	f->ack_len = 0;
-	if (said_all) {   /* what is here is to be taken, and that is the end */
+	if (sl_flow_heard_all(f)) {   /* what is here is to be taken, and that is the end */
 		f->tx_fin = true;
 		f->state = FLOW_DETACHED;
 		sl_list_append(&f->link->flows, &f->link_node);
@@ -41,7 +37,7 @@ bool sl_flow_orphan(struct sl_flow *f)
 		return true;
 	}
 	f->state = FLOW_ORPHAN;
-	sl_list_append(&e->orphans, &f->link_node);
+	sl_list_append(&f->edge->orphans, &f->link_node);
 	if (f->ops->orphaned(f))
 		return true;
 	f->state = FLOW_OPEN;   /* as it was: over() follows */

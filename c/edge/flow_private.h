@@ -48,6 +48,11 @@ int sl_flow_open_on(struct sl_link *l, struct sl_flow *f, const void *head, uint
 		    uint32_t flags);   /* sends the OPEN of f, which has no flow_id yet: 0 or -EAGAIN */
 
 /* flow_move.c */
+/* Whether f is a front's, and its back has said all: that stands, whatever becomes of the back. */
+static inline bool sl_flow_heard_all(const struct sl_flow *f)
+{
+	return f->edge->side == SL_FRONT && f->rx_fin;
+}
 bool sl_flow_orphan(struct sl_flow *f);              /* the peer is lost: true if the flow goes on without it */
 bool sl_flow_replay(struct sl_flow *f);              /* false: no room */
 bool sl_flow_resumed_send(struct sl_flow *f);        /* false: no room */

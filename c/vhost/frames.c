@@ -33,36 +33,53 @@ static void parts_pull(struct iovec **seg, uint32_t *nb, void *to, size_t len)
 
 /* ---- from the guest ---------------------------------------------------------------------------------------------- */
 
-/* Chains that were taken before the first of them is copied, so that their bytes are on the way from the other core. */
+/* Chains that were taken before they are copied, so that their headers are on the way from the other core: a queue. Its
+ * second half is filled while the first one is copied. */
 struct ahead {
+	uint32_t first, nb;
 	struct sl_vq_chain chain[AHEAD];
 	struct iovec seg[AHEAD][SL_VQ_SEGS];
 };
 
-/* Takes up to nb chains; *more: that many were there. The guest soon writes the next frame into the memory of a small one.
- * If its line is taken away at once and sent back after the copy, the guest need not ask us for it. */
+/* The guest soon writes the next frame into the memory of a small one. If its line is taken away at once and sent back
+ * after the copy, the guest need not ask us for it. */
+static void chain_fetch(const struct sl_vq_chain *c)
+{
+	const uint8_t *data = (uint8_t *)c->seg[0].iov_base + SL_CACHELINE;
+
+	__builtin_prefetch(c->seg[0].iov_base);
+	if (c->len <= SMALL_MAX)
+		sl_line_own(data);
+	else
+		__builtin_prefetch(data);
+}
+
+/* Takes up to nb more chains once half of the queue is free. Returns how many; *more: false if the ring had fewer. */
 static uint32_t ahead_take(struct sl_vq *q, struct ahead *a, uint32_t nb, bool *more)
 {
-	const uint8_t *data;
-	uint32_t i;
+	uint32_t i, want = a->nb > AHEAD / 2 || !*more ? 0 : sl_min(nb, (uint32_t)AHEAD / 2);
 
-	for (i = 0; i < nb; i++) {
-		struct sl_vq_chain *c = &a->chain[i];
+	for (i = 0; i < want; i++) {
+		uint32_t at = (a->first + a->nb) % AHEAD;
+		struct sl_vq_chain *c = &a->chain[at];
 
-		c->seg = a->seg[i];
-		c->cap = SL_VQ_SEGS;
-		c->nb_seg = 0;
-		if (ring_take(q, c) <= 0)
+		*c = (struct sl_vq_chain){ .seg = a->seg[at], .cap = SL_VQ_SEGS };
+		*more = ring_take(q, c) > 0;
+		if (!*more)
 			break;
-		data = (uint8_t *)c->seg[0].iov_base + SL_CACHELINE;
-		__builtin_prefetch(c->seg[0].iov_base);
-		if (c->len <= SMALL_MAX)
-			sl_line_own(data);
-		else
-			__builtin_prefetch(data);
+		chain_fetch(c);
+		a->nb++;
 	}
-	*more = i == nb;
 	return i;
+}
+
+/* The oldest one, there until ahead_take is called again. NULL: none is left. */
+static struct sl_vq_chain *ahead_next(struct ahead *a)
+{
+	if (!a->nb)
+		return NULL;
+	a->nb--;
+	return &a->chain[a->first++ % AHEAD];
 }
 
 /* Takes the header off: len bytes of frame remain in c->seg. False: not usable, counted, and given back. */
@@ -94,27 +111,27 @@ drop:
 
 uint32_t sl_vq_recv(struct sl_vq *q, struct sl_vq_buf *bufs, uint32_t nb, uint32_t *budget, bool *more)
 {
-	uint32_t i, n, got = 0;
+	struct sl_vq_chain *c;
+	const void *data;
+	uint32_t got = 0;
 	struct ahead a;
 
 	*more = q->state == SL_VQ_STARTED;
-	while (*more && got < nb && *budget) {
-		n = ahead_take(q, &a, sl_min(sl_min(nb - got, *budget), (uint32_t)AHEAD), more);
-		*budget -= n;
-		for (i = 0; i < n; i++) {
-			struct sl_vq_chain *c = &a.chain[i];
-			const void *data;
-
-			if (!header_take(q, c))
-				continue;
-			bufs[got].len = (uint32_t)c->len;
-			data = c->seg->iov_base;
-			parts_pull(&c->seg, &c->nb_seg, bufs[got++].data, c->len);
-			q->small = is_small(c->len);
-			if (q->small)
-				sl_line_give(data);
-			ring_put(q, c->id, 0, c->nb_slot);
-		}
+	a.first = a.nb = 0;
+	for (;;) {
+		*budget -= ahead_take(q, &a, sl_min(nb - got - a.nb, *budget), more);
+		c = ahead_next(&a);
+		if (!c)
+			break;
+		if (!header_take(q, c))
+			continue;
+		bufs[got].len = (uint32_t)c->len;
+		data = c->seg->iov_base;
+		parts_pull(&c->seg, &c->nb_seg, bufs[got++].data, c->len);
+		q->small = is_small(c->len);
+		if (q->small)
+			sl_line_give(data);
+		ring_put(q, c->id, 0, c->nb_slot);
 	}
 	sl_vq_flush(q);
 	return got;
@@ -226,49 +243,38 @@ int sl_vq_send(struct sl_vq *q, const struct iovec *seg, uint32_t nb_seg, uint32
 
 /* ---- from one to another ----------------------------------------------------------------------------------------- */
 
-/* Brings the bytes of a frame near while the one before is copied. */
-static void chain_fetch(const struct sl_vq_chain *c)
+/* Brings the place near to which a frame of len bytes will go: its lines are written whole, yet each store would wait for
+ * its line. The frame itself needs none of this, a copy reads far ahead of what it writes (measured). The descriptor is
+ * read for this alone, and again when it is taken. */
+static void room_fetch(const struct sl_vq *q, uint64_t len)
 {
-	const uint8_t *p = c->seg[0].iov_base;
-	size_t len = sl_min(c->seg[0].iov_len, (size_t)FETCH_MAX), at;
+	size_t at, n = sl_min(len, (uint64_t)FETCH_MAX);
+	const uint8_t *p = sl_vhost_gpa(q->mem, ring_peek(q), n);
 
-	for (at = 2 * SL_CACHELINE; at < len; at += SL_CACHELINE)
-		__builtin_prefetch(p + at);
-}
-
-/* The same for the place where it will go. The descriptor is read for this alone, and again when it is taken. */
-static void room_fetch(const struct sl_vq *q)
-{
-	uint64_t gpa = ring_peek(q);
-	const uint8_t *p = sl_vhost_gpa(q->mem, gpa, FETCH_MAX);
-	size_t at;
-
-	for (at = 0; p && at < FETCH_MAX; at += SL_CACHELINE)
+	for (at = 0; p && at < n; at += SL_CACHELINE)
 		sl_line_own(p + at);
 }
 
 uint32_t sl_vq_pass(struct sl_vq *src, struct sl_vq *dst, uint32_t nb, bool *more)
 {
-	uint32_t i, n, taken = 0;
+	uint32_t taken = 0;
+	struct sl_vq_chain *c;
 	struct ahead a;
 
 	*more = src->state == SL_VQ_STARTED;
-	while (*more && taken < nb) {
-		n = ahead_take(src, &a, sl_min(nb - taken, (uint32_t)AHEAD), more);
-		taken += n;
-		for (i = 0; i < n; i++) {
-			struct sl_vq_chain *c = &a.chain[i];
-
-			if (i + 1 < n)
-				chain_fetch(&a.chain[i + 1]);
-			if (!header_take(src, c))
-				continue;
-			src->small = is_small(c->len);
-			sl_vq_send(dst, c->seg, c->nb_seg, (uint32_t)c->len);
-			if (i + 1 < n && dst->state == SL_VQ_STARTED)
-				room_fetch(dst);
-			ring_put(src, c->id, 0, c->nb_slot);
-		}
+	a.first = a.nb = 0;
+	for (;;) {
+		taken += ahead_take(src, &a, nb - taken, more);
+		c = ahead_next(&a);
+		if (!c)
+			break;
+		if (!header_take(src, c))
+			continue;
+		src->small = is_small(c->len);
+		sl_vq_send(dst, c->seg, c->nb_seg, (uint32_t)c->len);
+		if (a.nb && dst->state == SL_VQ_STARTED)
+			room_fetch(dst, a.chain[a.first % AHEAD].len);
+		ring_put(src, c->id, 0, c->nb_slot);
 	}
 	/* first the copies, then the buffers that they were made from */
 	sl_vq_flush(dst);

@@ -140,6 +140,7 @@ class Actor:
         if services:
             self._front.set_services(services)
         assert self.held.classifier
+        self._routes.set_tables()
         self.held.classifier.set_services(services)
 
     def _attach(self, interface: str) -> None:

@@ -31,8 +31,12 @@ class Routes:
             ring(member.fds.doorbell)
         assert held.classifier
         held.classifier.set_vms((m.instance for m in self._with_states(wanted)), table)
-        for service in held.config.services:
-            self._set_maglev(service.index, table.active(service.chain.layers[0]))
+        self.set_tables()
+
+    def set_tables(self) -> None:
+        """A Maglev table for each service; before the classifier hears of the service."""
+        for service in self._held.config.services:
+            self._set_maglev(service.index, self.table.active(service.chain.layers[0]))
 
     def write(self, member: Member) -> None:
         """Its route pages: for each of its edges, who is across."""
@@ -70,10 +74,10 @@ class Routes:
         possible get another instance.
         """
         key = tuple(sorted(entries))
-        if self._tables.get(service) == key:
-            return
         classifier, router = self._held.classifier, self._held.router
         assert classifier
+        if self._tables.get(service) == key and classifier.has_table(service):
+            return          # a service that was taken out of use has lost its own
         old = classifier.table(service)
         known = old is not None and any(old)
         tell = router.table_set if router and self._held.config.nic.devargs else None

@@ -17,9 +17,9 @@ import typer
 from pipeline.cli import pages, preflight
 from pipeline.cli.client import call
 from pipeline.cli.options import RUN_DIR, Json, RunDir, print_json
-from pipeline.errors import ApiError, HolderError, NotRunning, SwarmlineError
+from pipeline.errors import ApiError, ClassifierError, HolderError, NotRunning, SwarmlineError
 from pipeline.host import cgroups, holder_client, keys, processes
-from pipeline.host.classifier import umount_pins
+from pipeline.host.classifier import Pins, pin_root, umount_pins
 from pipeline.host.holder_client import HolderClient
 from pipeline.host.vfio import Vfio
 
@@ -41,11 +41,11 @@ def up(file: Annotated[Path, typer.Argument(help="Config file, for example examp
     say: Callable[[str], None] = (lambda text: None) if as_json else (lambda text: print(text, flush=True))
     guests = preflight.guests(config)
     needs = pages.needs(run_dir, config, edges, guests.pages if guests else 0)
-    holder_client.start(run_dir)       # raises AlreadyRunning before anything is changed
+    holder = holder_client.start(run_dir)       # raises AlreadyRunning before anything is changed
     kept = run_dir.with_name(f"{run_dir.name}.failed")
     shutil.rmtree(kept, ignore_errors=True)
     try:
-        _restore_hardware(run_dir)
+        _clear_away(run_dir, holder)
         pages.reserve(run_dir, *needs, say)
         _start_manager(run_dir, file)
         _wait_until_up(run_dir, say)
@@ -61,6 +61,17 @@ def up(file: Annotated[Path, typer.Argument(help="Config file, for example examp
         print_json(call(run_dir, "GET", "/v1/status"))
     if not detach:
         _stay(run_dir, say)
+
+
+def _clear_away(run_dir: Path, holder: int) -> None:
+    """What is left of a swarm that was killed here: processes that were spared or just being started, and the
+    classifier, whose maps would be taken for this swarm's.
+    """
+    processes.kill_all(run_dir, spare=holder)
+    with suppress(ClassifierError), Pins(pin_root(run_dir)) as pins:
+        pins.detach()       # done when it returns; a link whose pin goes is freed later
+    umount_pins(run_dir)
+    _restore_hardware(run_dir)
 
 
 def _start_manager(run_dir: Path, file: Path) -> None:

@@ -232,6 +232,10 @@ class Pins:
         finally:
             os.close(fd)
 
+    def has_table(self, service: int) -> bool:
+        """Whether it has a Maglev table."""
+        return self._maps["maglev"].get(service) is not None
+
     def set_queues(self, nb_queues: int) -> None:
         """How many receive queues the router serves. For people to read: what is ours and comes by a queue
         without a socket is dropped by name.

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from bpf.packets import SYN4, eth, ip4, ip6, tcp, udp
 from pipeline._native import ffi, lib
 from support import ROOT
 
+from pipeline.actor.routes import Routes
 from pipeline.errors import ClassifierError
 from pipeline.host.classifier import Classifier, Pins, mount_pins, pin_root, umount_pins
 from pipeline.host.pins import MAPS
@@ -286,6 +288,22 @@ def populated(run_dir: Path, pins_dir: Path) -> Iterator[Path]:
     yield pins_dir
     with Pins(pins_dir) as pins:
         pins.unpin()
+
+
+def test_service_that_comes_back_has_a_table(pins_dir: Path) -> None:
+    """The classifier forgets the table of a service that goes."""
+    with Classifier.load(pins_dir) as classifier:
+        nic = SimpleNamespace(devargs="")
+        held: Any = SimpleNamespace(classifier=classifier, router=None,
+                                    config=SimpleNamespace(services=SERVICES, nic=nic))
+        routes = Routes(held)
+        routes.table = RoutingTable(1, {LayerId.TCP: (Route(1, 100, 0, 0, VmState.ACTIVE),)})
+        routes.set_tables()
+        classifier.set_services(SERVICES)
+        classifier.set_services(())
+        assert classifier.table(HTTPS.index) is None
+        routes.set_tables()
+        assert set(classifier.table(HTTPS.index) or ()) == {1}
 
 
 def test_bpftool_shows_names(populated: Path) -> None:

@@ -12,7 +12,9 @@ import pytest
 from support.lab import Lab
 from support.leftovers import hugepages, namespaces_of, other_swarms, processes_of
 from system.clients import Load, curl
-from system.swarm_rig import INDEX, Swarm, eventually, kill, swarm_prepared
+from system.swarm_rig import INDEX, Swarm, eventually, kill, manager_of, swarm_prepared
+
+from pipeline.host.processes import program
 
 pytestmark = [pytest.mark.netns, pytest.mark.bpf]
 
@@ -27,6 +29,14 @@ VICTIMS: dict[str, Callable[[Swarm], list[int]]] = {
     "every instance": lambda swarm: [i["pid"] for i in swarm.instances()],
     "everything": lambda swarm: list(processes_of(swarm.run_dir)),
 }
+
+# In the place of swarmline-instance: some start once a file is there.
+LATE = """#!/bin/sh
+for word; do
+    case $word in {these}) while [ ! -e {go} ]; do sleep 0.02; done;; esac
+done
+exec {program} "$@"
+"""
 
 
 @pytest.fixture
@@ -89,6 +99,40 @@ def test_up_again_after_everything_was_killed(swarm: Swarm) -> None:
     for pid in VICTIMS["everything"](swarm):
         kill(pid)
     swarm.up()
+    assert curl(swarm.lab.client, "https://10.77.0.10/") == INDEX
+
+
+def test_up_again_while_a_part_of_it_lives(swarm: Swarm) -> None:
+    """Somebody killed a holder and a manager; or both had started something again before their turn came."""
+    swarm.up()
+    for victim in ("holder", "manager"):
+        for pid in VICTIMS[victim](swarm):
+            kill(pid)
+    left = set(processes_of(swarm.run_dir))
+    assert left
+    swarm.up()
+    assert curl(swarm.lab.client, "https://10.77.0.10/") == INDEX
+    assert not left & set(processes_of(swarm.run_dir))
+
+
+def test_up_again_knows_nothing_of_the_former_services(swarm: Swarm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """tls comes late, so http is served before https: what the dead swarm had served is no service that went."""
+    swarm.up()
+    tls = [instance["vm_id"] for instance in swarm.instances("tls")]
+    for pid in VICTIMS["everything"](swarm):
+        kill(pid)
+    go, late = swarm.folder / "go", swarm.folder / "bin" / "swarmline-instance"
+    late.parent.mkdir()
+    late.write_text(LATE.format(these="|".join(f"--vm-id={n}" for n in tls), go=go, program=program(late.name)))
+    late.chmod(0o755)
+    monkeypatch.setenv("SWARMLINE_BIN", str(late.parent))
+    with subprocess.Popen(swarm.argv("up", str(swarm.config), "--detach"), stdout=subprocess.DEVNULL) as up:
+        try:
+            done = "set services http"
+            eventually(lambda: manager_of(swarm) and done in swarm.events("set-services"), "http is served")
+        finally:
+            go.touch()
+    assert up.returncode == 0
     assert curl(swarm.lab.client, "https://10.77.0.10/") == INDEX
 
 

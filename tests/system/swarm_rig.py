@@ -17,8 +17,9 @@ from os import close, pidfd_open
 from pathlib import Path
 from typing import Any, TypeVar
 
+from support import ROOT
 from support.evidence import EVIDENCE
-from support.lab import Lab
+from support.lab import Lab, in_netns
 from support.leftovers import leftovers
 
 from pipeline.cli.client import call
@@ -233,6 +234,23 @@ class Swarm:
             parts += [f"---- {path.name}", *log_tail(path, 40 if path.stem in ("manager", "holder") else 6)]
         return "\n".join(parts)
 
+    def knowledge(self) -> str:
+        """What the manager, the classifier and the kernels at both ends of the connections know."""
+        tcp = [("nsenter", f"--target={pid}", "--net", "ss", "-tan") for pid in self._pids_of("tcp")]
+        looks = [self.argv("status", "--json"), in_netns(self.lab.client, "ss", "-tan"),
+                 [sys.executable, str(ROOT / "tools/maps"), f"--run-dir={self.run_dir}"], *tcp]
+        parts = []
+        for argv in looks:
+            done = subprocess.run(argv, capture_output=True, text=True, timeout=10, check=False)
+            parts += [f"---- {' '.join(argv)}", done.stdout or done.stderr]
+        return "\n".join(parts)
+
+    def _pids_of(self, layer: str) -> list[int]:
+        try:
+            return [i["pid"] for i in self.instances(layer, state="") if i["pid"]]
+        except SwarmlineError:
+            return []
+
     # ---- the end
 
     def xdp(self) -> bool:
@@ -259,12 +277,14 @@ def swarm_prepared(lab: Lab, changes: Mapping[str, Any] | None = None, *, alone:
     (swarm.site / "index.html").write_bytes(INDEX)
     folder.chmod(0o755)
     swarm.configure(changes)
-    EVIDENCE[f"logs of {swarm.run_dir}"] = swarm.logs
+    evidence = {f"logs of {swarm.run_dir}": swarm.logs, f"what {swarm.run_dir} knows": swarm.knowledge}
+    EVIDENCE.update(evidence)
     try:
         yield swarm
     finally:
         said = swarm.command("down", ok=False).stderr.strip() if swarm.left() else "not called"
-        del EVIDENCE[f"logs of {swarm.run_dir}"]
+        for title in evidence:
+            del EVIDENCE[title]
         left = swarm.left()
         if not any(line.startswith("mount ") for line in left):
             shutil.rmtree(folder)

@@ -214,7 +214,9 @@ class Manager:
             self.actual = self.actual.with_instance(instance)
             report = report if report.status.state is VmState.FAILED else None
         elif report is not None:
-            instance = self._probed(replace(instance, pid=pid, status=self._settled(instance, report).status))
+            epoch = min(report.routes_seen[:len(instance.slots)], default=0)
+            status = self._settled(instance, report).status
+            instance = self._probed(replace(instance, pid=pid, status=status, routes_epoch=epoch))
             self.actual = self.actual.with_instance(instance)
             for slot, epoch in zip(instance.slots, report.routes_seen, strict=False):
                 self.actual = acknowledge(self.actual, slot.edge, instance.vm_id, epoch)
@@ -310,7 +312,8 @@ class Manager:
             return
         pools = [self.actual.pool(layer.id, VmState.ACTIVE) for layer in self.intent.layers]
         full = all(len(pool) >= layer.instances for pool, layer in zip(pools, self.intent.layers, strict=True))
-        if self.actual.classifier and full:
+        served = len(self.actual.services) == len(self.intent.services)
+        if self.actual.classifier and full and served:
             self.complete = True
             self.events.note("up", f"swarm {self.config.name} is up: {len(self.actual.instances)} instances")
 

@@ -25,6 +25,8 @@ from pipeline.policy.places import allocate_vm_id, assign_slots, taken_slots
 from pipeline.policy.probe import can_activate
 from pipeline.policy.routing import REFRESH, next_routing, routing_table
 
+PATIENCE = 5.0          # seconds for which a new service waits until those of its chain know each other
+
 
 def desired(actual: Swarm, intent: Intent, now: float) -> Swarm:
     """The swarm to aim at now (CLOCK_MONOTONIC seconds). Raises PlanError for what cannot be reached."""
@@ -41,11 +43,22 @@ def desired(actual: Swarm, intent: Intent, now: float) -> Swarm:
     wanted = _warm(actual, wanted, intent, now)
     routing = _routing(actual, wanted, now)
     known = {service.name for service in actual.services}
-    served = tuple(s for s in services if s.name in known or all(map(routing.active, s.chain.layers)))
+    served = tuple(s for s in services if s.name in known or (
+        all(map(routing.active, s.chain.layers)) and _reachable(actual, s, now)))
     interface = intent.interface if served else actual.classifier
     used = {slot.edge for i in actual.instances for slot in i.slots}
     left = tuple(e for e in actual.edges if e.name in used and e not in wanted.edges)
     return replace(wanted, edges=wanted.edges + left, routing=routing, services=served, classifier=interface)
+
+
+def _reachable(swarm: Swarm, service: Service, now: float) -> bool:
+    """Whether a client that came now would be served: the table that counts has an active instance for each layer, and
+    each that sends to another has carried it out. Who never does so is waited for as long as PATIENCE.
+    """
+    table, layers = swarm.routing, service.chain.layers
+    senders = {vm_id for layer in layers[:-1] for vm_id, _ in table.active(layer)}
+    told = all(i.routes_epoch >= table.epoch for i in swarm.instances if i.vm_id in senders)
+    return all(map(table.active, layers)) and (told or now >= table.made_at + PATIENCE)
 
 
 def _survivors(instances: Iterable[Instance], now: float) -> tuple[Instance, ...]:

@@ -280,6 +280,7 @@ class Instance:
     becomes: LayerId | None = field(default=None, compare=False)    # the layer that it gets once it has drained
     status: VMStatus | None = field(default=None, compare=False)
     linked: bool = field(default=True, compare=False)               # of a ready one: see policy.probe
+    routes_epoch: int = field(default=0, compare=False)             # latest table carried out on all its edges
 
     def to(self, state: VmState) -> Instance:
         """The same instance in the next state. Raises PlanError for a step that TRANSITIONS does not have."""

@@ -145,8 +145,14 @@ class World:
             elif instance.state is VmState.DRAINING:
                 self.become(instance, VmState.DRAINING)
         for instance in self.actual.instances:
-            for slot in instance.slots:
-                self.actual = acknowledge(self.actual, slot.edge, instance.vm_id, self.actual.routing.epoch)
+            self.reads(instance)
+
+    def reads(self, instance: Instance) -> None:
+        """It carries out the table that counts, on all its edges."""
+        epoch = self.actual.routing.epoch
+        self.actual = self.actual.with_instance(replace(instance, routes_epoch=epoch))
+        for slot in instance.slots:
+            self.actual = acknowledge(self.actual, slot.edge, instance.vm_id, epoch)
 
     def settle(self) -> None:
         for _ in range(40):

@@ -22,7 +22,7 @@ from pipeline.policy.actions import (
     StopRouter,
     advance,
 )
-from pipeline.policy.desired import desired
+from pipeline.policy.desired import PATIENCE, desired
 from pipeline.policy.model import (
     Layer,
     LayerId,
@@ -59,7 +59,7 @@ def test_start() -> None:
     assert world.act() == ()
     world.happen()
     last = world.act()
-    assert kinds(last) == [ActivateInstance, SetRoutes, SetServices, AttachClassifier]
+    assert kinds(last) == [ActivateInstance, SetRoutes]
     assert [a.instance.layers[0] for a in last if isinstance(a, ActivateInstance)] == [
         HTTP,
         HTTP,
@@ -67,18 +67,45 @@ def test_start() -> None:
         TLS,
         TCP,
     ]
+    assert world.act() == (), "nobody knows yet whom to send to"
+    world.happen()
+    assert kinds(world.act()) == [SetServices, AttachClassifier]
     assert world.act() == ()
     assert [s.name for s in world.actual.services] == ["https", "http"]
 
 
-def test_a_service_starts_as_soon_as_its_chain_is_whole() -> None:
+@pytest.fixture
+def half() -> World:
+    """All but tls is active, and has not read the table that says so."""
     world = World()
     world.act()
     for layer in (TCP, HTTP, APP):
         for instance in world.pool(layer):
             world.become(instance, VmState.READY)
     world.act()
-    assert [(s.name, s.index) for s in world.actual.services] == [("http", 1)]
+    return world
+
+
+def test_a_service_starts_as_soon_as_its_chain_is_whole(half: World) -> None:
+    for instance in (*half.pool(TCP), *half.pool(HTTP)):
+        assert half.act() == () and half.actual.services == ()
+        half.reads(instance)
+    half.act()
+    assert [(s.name, s.index) for s in half.actual.services] == [("http", 1)], "app sends to nobody"
+
+
+def test_who_reads_no_table_holds_no_service_up_for_ever(half: World) -> None:
+    half.now += PATIENCE
+    half.act()
+    assert [s.name for s in half.actual.services] == ["http"]
+
+
+def test_a_service_that_is_there_stays(world: World) -> None:
+    """Also while a new table is on its way to those that serve it."""
+    world.become(world.pool(TLS)[0], VmState.FAILED)
+    assert SetRoutes in kinds(world.act())
+    assert SetServices not in kinds(world.act())
+    assert [s.name for s in world.actual.services] == ["https", "http"]
 
 
 def test_ready_without_a_heartbeat_is_not_activated() -> None:

@@ -207,6 +207,30 @@ def test_nobody_lingers(swarm: Swarm, way: Callable[[socket.socket], None]) -> N
     eventually(lambda: not swarm.total("tcp", "active_flows"), "no connection is left")
 
 
+def test_who_hears_that_this_is_the_end_and_stays(swarm: Swarm) -> None:
+    """Such a client has all, and holds nobody up (RFC 9112 section 9.6): the drain is over before its time. One that
+    has not all is waited for.
+    """
+    with ExitStack() as stack:
+        slow = stack.enter_context(slow_client(swarm.lab, last=False))
+        eventually(lambda: swarm.total("http", "active_flows"), "it is served")
+        (other,) = (i["vm_id"] for i in swarm.instances("http") if i["active_flows"])
+        socks = [stack.enter_context(make(swarm.lab)) for make in (dial, dial_tls) for _ in range(5)]
+        for sock in socks:
+            sock.sendall(GET)
+            assert sock.recv(65536)
+        swarm.published()
+        (leaver,) = (i for i in swarm.instances("http") if i["vm_id"] != other)
+        swarm.command("drain", str(leaver["vm_id"]))
+        eventually(lambda: leaver["vm_id"] not in swarm.pids(), "it is gone", timeout=2 * DRAIN_TIMEOUT)
+        assert not [text for text in swarm.events("drain-deadline") if f"http instance {leaver['vm_id']} " in text]
+        ended = [sock for sock in select.select(socks, [], [], 0)[0] if not sock.recv(65536)]
+        assert leaver["active_flows"] == len(ended) > 0
+        data, how = received(slow)
+        assert how == "fin" and data.endswith(BODY)
+    swarm.eventually_active("http", 2)
+
+
 def reloaded(swarm: Swarm, changes: dict[str, Any]) -> None:
     swarm.configure({**CHANGES, **changes})
     swarm.command("reload")

@@ -15,6 +15,7 @@ enum {
 	READ_LEN = 16384,
 	RETRY_MS = SL_WHEEL_MS,      /* no slot for the OPEN: try again */
 	ORPHAN_MS = 2000,            /* a connection whose tls instance is lost looks for another one so long */
+	LINGER_MS = 2000,            /* a client that has got all, our FIN too, may keep silent so long without closing */
 };
 
 struct conn {
@@ -28,7 +29,8 @@ struct conn {
 	uint32_t read_len;           /* what the last read brought: decides the size of the next slot */
 	struct sl_answer answer;     /* the first one */
 	bool answered;
-	bool lingers;                /* all is said, but the client has not got all yet */
+	bool said_all;               /* our FIN went */
+	bool lingers;                /* both FINs went, but the client has not got all yet */
 	bool orphan;                 /* the flow has no peer */
 	uint64_t orphan_until_ms;
 	uint8_t *state;              /* what tls gave to be kept, sealed: state_len bytes */
@@ -102,6 +104,13 @@ void sl_tcp_conns_abort(struct sl_tcp *t)
 
 /* --- client to edge --- */
 
+/* Nothing more is read from the client. */
+static void client_end(struct conn *c)
+{
+	sl_watch_mod(c->inst, &c->watch, c->watch.events & ~(uint32_t)(EPOLLIN | EPOLLRDHUP));
+	sl_flow_fin(c->flow);
+}
+
 static void conn_read(struct conn *c)
 {
 	uint32_t want = c->read_len > SL_SMALL_LEN / 2 ? READ_LEN : SL_SMALL_LEN;
@@ -122,12 +131,10 @@ static void conn_read(struct conn *c)
 		return;
 	}
 	sl_buf_free(c->flow->edge, &buf);
-	if (!n) {
-		sl_watch_mod(c->inst, &c->watch, c->watch.events & ~(uint32_t)(EPOLLIN | EPOLLRDHUP));
-		sl_flow_fin(c->flow);
-	} else if (errno != EAGAIN && errno != EINTR) {
+	if (!n)
+		client_end(c);
+	else if (errno != EAGAIN && errno != EINTR)
 		conn_abort(c, SL_ERROR_CLIENT);
-	}
 }
 
 static void conn_ready(struct sl_instance *inst, struct sl_watch *w, uint32_t events)
@@ -188,6 +195,9 @@ static void flow_fin(struct sl_flow *f)
 	struct conn *c = f->user;
 
 	shutdown(c->watch.fd, SHUT_WR);
+	c->said_all = true;
+	if (!f->tx_fin)
+		sl_timer_arm(&c->inst->wheel, &c->timer, LINGER_MS);
 }
 
 static void flow_over(struct sl_flow *f, enum sl_request_status status)
@@ -291,21 +301,35 @@ static bool conn_open(struct conn *c)
 	return true;
 }
 
+/* We have said all, the client has not: it may go on as long as it takes our bytes, and speak (RFC 9112 section 9.6). Only
+ * one that has everything and is silent has left without a word, for all that the layers behind us know. */
+static bool client_left(const struct conn *c)
+{
+	struct tcp_info info = info_of(c);
+
+	return info.tcpi_state == TCP_FIN_WAIT2 && info.tcpi_last_ack_recv >= LINGER_MS;
+}
+
 static void conn_timer(struct sl_timer *timer)
 {
 	struct conn *c = sl_container_of(timer, struct conn, timer);
 	uint64_t limit = sl_tcp_of(c->inst)->conf.idle_timeout_ms, idle;
+	bool waits = c->flow && c->said_all && !c->flow->tx_fin;
 
 	if (c->orphan && !conn_reopen(c))
 		return;
 	idle = c->lingers ? info_of(c).tcpi_last_data_sent : c->inst->wheel.now_ms - c->active_ms;
 	if (!c->flow && !c->lingers)
 		conn_open(c);
-	else if (c->orphan || !limit)
+	else if (c->orphan)
 		return;
-	else if (idle >= limit)
+	else if (limit && idle >= limit)
 		conn_abort(c, SL_ERROR_TIMEOUT);
-	else
+	else if (waits && client_left(c))
+		client_end(c);
+	else if (waits)
+		sl_timer_arm(&c->inst->wheel, timer, LINGER_MS);
+	else if (limit)
 		sl_timer_arm(&c->inst->wheel, timer, limit - idle);
 }
 

@@ -230,9 +230,13 @@ __attribute__((noinline)) int icmp_error_classify(struct xdp_md *ctx, struct pac
 	struct sl_flow_key key __attribute__((aligned(8))) = {};
 	struct sl_service *service;
 	struct sl_flow *flow;
+	struct sl_vip_key to;
 	__u32 hash;
 
-	if (!p || !meta || !vip_find(p->key.dst))
+	if (!p || !meta)   /* never: for the verifier */
+		return VERDICT(pass_not_ours);
+	__builtin_memcpy(to.addr, p->key.dst, sizeof(to.addr));   /* Linux 6.1 looks for nothing in an argument's memory */
+	if (!vip_find(to.addr))
 		return VERDICT(pass_not_ours);
 	if (!quote_parse(ctx, p, &key))
 		return VERDICT(drop_icmp_orphan);

@@ -23,6 +23,7 @@ from typing import Any
 
 from pipeline import errors
 from pipeline.host import passthrough
+from pipeline.host.classifier import Classifier, mount_pins, umount_pins
 from pipeline.host.hardware import inventory, pci_inventory
 from pipeline.host.in_use import group_users
 from pipeline.host.vfio import RECORD, Vfio
@@ -99,6 +100,18 @@ def machine_facts() -> dict[str, Any]:
     return {"iommu": machine.iommu, "nodes": len(machine.nodes), "cpus": len(machine.cpus),
             "functions": [dataclasses.asdict(f) | {"isolation": machine.isolation(f), "kind": f.kind}
                           for f in machine.functions]}
+
+
+# ---- the kernel
+
+def classifier_loads() -> list[str]:
+    """Names of the maps that the classifier has here."""
+    root = mount_pins(RUN_DIR)
+    try:
+        Classifier.load(root).close()
+        return sorted(pin.name for pin in root.iterdir())
+    finally:
+        umount_pins(RUN_DIR)
 
 
 # ---- edu: DMA and MSI

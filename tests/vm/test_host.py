@@ -17,6 +17,7 @@ pytest.register_assert_rewrite("vm.host_rig")
 from vm.host_rig import VIRTIOFSD, Host, host_made  # noqa: E402
 
 from pipeline.host.images import Image  # noqa: E402
+from pipeline.host.pins import MAPS  # noqa: E402
 
 pytestmark = [pytest.mark.qemu, pytest.mark.root, pytest.mark.timeout(260)]
 
@@ -44,6 +45,11 @@ def test_the_inventory_of_a_machine_with_an_iommu(host: Host) -> None:
     assert crypto["model"]["dpdk"] == "crypto_virtio" and crypto["kind"] == "accelerator" and "bus" in crypto["resets"]
     assert nic["driver"] == "virtio-pci" and nic["kind"] == "nic" and nic["interfaces"] == ["eth0"]
     assert pf["driver"] == "nvme" and pf["total_vfs"] == 4 and pf["vfs"] == []
+
+
+def test_the_classifier_loads_into_debian_s_kernel(host: Host) -> None:
+    """Its verifier refuses more than later ones do."""
+    assert set(host.call("classifier_loads")) == set(MAPS)
 
 
 def test_edu_reads_and_writes_through_the_iommu_and_interrupts(host: Host) -> None:

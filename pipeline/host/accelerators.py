@@ -24,12 +24,11 @@ RETRY = 5.0      # seconds until what did not work is tried again
 
 @dataclass(frozen=True)
 class Guest:
-    """A virtual machine, as `passthrough` needs it. ``memory`` is in bytes."""
+    """A virtual machine, as `passthrough` needs it."""
 
     qmp: Qmp
     pid: int
     uid: int
-    memory: int
 
 
 class Accelerators:
@@ -129,7 +128,7 @@ class Accelerators:
         await asyncio.to_thread(self._vfio.take, address)
         self._has[vm_id] = address           # from here on the end of the instance gives it back
         try:
-            await passthrough.attach(guest.qmp, self._vfio, address, pid=guest.pid, uid=guest.uid, memory=guest.memory)
+            await passthrough.attach(guest.qmp, self._vfio, address, pid=guest.pid, uid=guest.uid)
         except BaseException:
             await self._give_back(vm_id)
             raise

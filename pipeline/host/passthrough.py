@@ -17,7 +17,7 @@ from pipeline.errors import HardwareError, NotReleased
 from pipeline.host.vfio import Vfio
 
 RELEASE_TIMEOUT = 5.0        # seconds for a guest to let go: a tenth of one is usual
-DEVICE_MEMORY = 64 << 20     # bytes of devices that are mapped for DMA as well
+DEVICE_MEMORY = 64 << 20     # bytes of devices' own memory that are mapped for DMA as well
 
 
 class Qmp(Protocol):
@@ -52,20 +52,27 @@ async def deleted(qmp: Qmp, address: str) -> None:
                 return
 
 
-async def attach(qmp: Qmp, vfio: Vfio, address: str, *, pid: int, uid: int, memory: int, bus: str = "") -> None:
+async def attach(qmp: Qmp, vfio: Vfio, address: str, *, pid: int, uid: int, bus: str = "") -> None:
     """Resets the function, lets QEMU (this process, as this user) open it, and plugs it into the guest, whose kernel is
-    told by the hot-plug itself. ``memory``: the guest's, in bytes: all of it can be the target of DMA, so it is
-    pinned. ``bus``: a root port of q35; ``pc`` needs none. Raises HardwareError; the function is nobody's then.
+    told by the hot-plug itself. ``bus``: a root port of q35; ``pc`` needs none. Raises HardwareError; the function is
+    nobody's then.
     """
     await asyncio.to_thread(vfio.hand_over, address)
     await asyncio.to_thread(vfio.grant, address, uid)
     arguments: dict[str, object] = {"driver": "vfio-pci", "host": address, "id": device_name(address)}
     try:
-        allow_pinning(pid, memory)
+        allow_pinning(pid, await reachable(qmp))
         await qmp.execute("device_add", arguments | ({"bus": bus} if bus else {}))
     except Exception as error:       # of qemu.qmp, which has a tree of its own
         await asyncio.to_thread(vfio.grant, address, 0)
         raise HardwareError(f"QEMU does not take {address}: {error}", address=address) from error
+
+
+async def reachable(qmp: Qmp) -> int:
+    """Bytes of the guest's memory and of what is plugged in beside it, such as edges: all of it can be the target of
+    DMA, so it is pinned.
+    """
+    return sum(int(backend["size"]) for backend in await qmp.execute("query-memdev"))
 
 
 def allow_pinning(pid: int, memory: int) -> None:

@@ -69,12 +69,11 @@ class QemuRunning(Running):
     accelerator: Accelerator = Accelerator.TCG
     socket_path: Path = Path()
     child: subprocess.Popen[bytes] | None = None
-    memory: int = 0
     crypto: bool = False         # its image can use one
 
     @property
     def guest(self) -> Guest | None:
-        return Guest(self.monitor.qmp, self.pid, UID_BASE + self.vm_id, self.memory) if self.crypto else None
+        return Guest(self.monitor.qmp, self.pid, UID_BASE + self.vm_id) if self.crypto else None
 
     @property
     def about(self) -> Mapping[str, str]:
@@ -198,8 +197,7 @@ class QemuDriver(Driver):
             return None
         kind = Accelerator.KVM if Accelerator.KVM in process.argv else Accelerator.TCG
         running = QemuRunning(spec.vm_id, process, pidfd, spec.log_path, monitor=Monitor(f"instance {spec.vm_id}"),
-                              accelerator=kind, socket_path=_monitor_path(spec), memory=spec.memory,
-                              crypto=spec.crypto)
+                              accelerator=kind, socket_path=_monitor_path(spec), crypto=spec.crypto)
         try:
             await running.monitor.connect(running.socket_path, MONITOR_TIMEOUT)
         except InstanceError:              # of no use to anybody any more
@@ -318,7 +316,7 @@ class _Launch:
                 log_lines=processes.log_tail(self._spec.log_path), hint=f"its log is {self._spec.log_path}") from error
         return QemuRunning(self._spec.vm_id, process, pidfd, self._spec.log_path, monitor=self._monitor,
                            accelerator=self._machine.accelerator, socket_path=self._path, child=self._child,
-                           memory=self._spec.memory, crypto=self._spec.crypto)
+                           crypto=self._spec.crypto)
 
     def _pin(self, pid: int) -> None:
         for thread in os.listdir(f"/proc/{pid}/task") if self._spec.cpus else ():

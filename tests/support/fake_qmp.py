@@ -10,12 +10,16 @@ from typing import Any
 class FakeQmp:
     """What qemu.qmp offers. ``events`` is what a guest says when a device is to be taken away."""
 
-    def __init__(self, *events: Mapping[str, Any], refuse: str = "", answer: Any = None) -> None:
+    def __init__(self, *events: Mapping[str, Any], refuse: str = "", answer: Any = None,
+                 memory: tuple[int, ...] = ()) -> None:
         self.commands: list[tuple[str, dict[str, object]]] = []
         self._events, self._refuse, self._answer = events, refuse, answer or {}
+        self._memory = [{"size": size} for size in memory]
         self._listeners: list[asyncio.Queue[Mapping[str, Any]]] = []
 
     async def execute(self, cmd: str, arguments: dict[str, object] | None = None) -> Any:
+        if cmd == "query-memdev":      # changes nothing
+            return self._memory
         self.commands.append((cmd, arguments or {}))
         if self._refuse:
             raise RuntimeError(self._refuse)

@@ -66,7 +66,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
 
 
 def guest(vm_id: int, qmp: FakeQmp) -> Guest:
-    return Guest(qmp, os.getpid(), UID + vm_id, 128 << 20)
+    return Guest(qmp, os.getpid(), UID + vm_id)
 
 
 def deleted(address: str) -> dict[str, Any]:

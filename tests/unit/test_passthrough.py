@@ -34,20 +34,21 @@ def test_attach_and_detach(kernel: FakeKernel, pinned: list[tuple[int, int]]) ->
     vfio, told = plugged(kernel), []
     name = passthrough.device_name(TAKEN_VF)
     qmp = FakeQmp({"event": "DEVICE_DELETED", "data": {"path": "/machine/peripheral/x"}},
-                  {"event": "DEVICE_DELETED", "data": {"device": name}})
+                  {"event": "DEVICE_DELETED", "data": {"device": name}},
+                  memory=(128 << 20, 64 << 20))
 
     async def tell() -> None:
         told.append(len(qmp.commands))
 
     async def life() -> None:
-        await passthrough.attach(qmp, vfio, TAKEN_VF, pid=os.getpid(), uid=700_001, memory=128 << 20)
+        await passthrough.attach(qmp, vfio, TAKEN_VF, pid=os.getpid(), uid=700_001)
         assert kernel.group_node(200).stat().st_uid == 700_001
         await passthrough.detach(qmp, vfio, TAKEN_VF, tell=tell)
 
     asyncio.run(life())
     assert qmp.commands == [("device_add", {"driver": "vfio-pci", "host": TAKEN_VF, "id": name}),
                             ("device_del", {"id": name})]
-    assert pinned == [(os.getpid(), 128 << 20)]
+    assert pinned == [(os.getpid(), 192 << 20)]     # edges as well
     assert told == [1]                                    # before it was taken away
     assert kernel.writes == [("reset", "1")] and kernel.group_node(200).stat().st_uid == 0
 
@@ -57,8 +58,7 @@ def test_attach_and_detach(kernel: FakeKernel, pinned: list[tuple[int, int]]) ->
 def test_attach_is_refused(kernel: FakeKernel) -> None:
     vfio = plugged(kernel)
     with pytest.raises(errors.HardwareError, match=r"does not take .*: no such thing"):
-        asyncio.run(passthrough.attach(FakeQmp(refuse="no such thing"), vfio, TAKEN_VF, pid=os.getpid(), uid=700_001,
-                                       memory=128 << 20))
+        asyncio.run(passthrough.attach(FakeQmp(refuse="no such thing"), vfio, TAKEN_VF, pid=os.getpid(), uid=700_001))
     assert kernel.group_node(200).stat().st_uid == 0
 
 

@@ -383,7 +383,7 @@ async def _nested() -> dict[str, Any]:
         qmp = await guest.connect()
         with _taken(vfio, edu, crypto.address):
             begun = time.monotonic()
-            facts = {"pid": guest.process.pid, "uid": QEMU_USER, "memory": 32 << 20}
+            facts = {"pid": guest.process.pid, "uid": QEMU_USER}
             await passthrough.attach(qmp, vfio, edu, **facts)
             await guest.until("1234:11e8\n")
             await guest.until("edu ok\n")

@@ -40,6 +40,7 @@ GUEST, DEBUG, CRYPTO = "guest", "guest-debug", "guest-crypto"
 PROGRAM, PROGRAM_DPDK = "swarmline-instance", "swarmline-instance-dpdk"
 FOLDER_VARIABLE = "SWARMLINE_IMAGES"
 DRIVER = "sl_ivshmem"
+DRIVER_FILES = ("Kbuild", "device.c", "lines.c", "lines.h")
 MODULES = ("virtio_pci", "virtio_net")     # with what they need; the driver comes last
 COMPILER = "gcc-12"            # the kernel's own
 LIBRARY_FOLDER = "lib/x86_64-linux-gnu"
@@ -87,8 +88,7 @@ class Sources:
     """What of the project itself an image is made of."""
 
     lock: Path
-    driver: Path
-    kbuild: Path
+    driver: tuple[Path, ...]
     header: Path
     program: Path
 
@@ -99,10 +99,10 @@ class Sources:
         package = Path(__file__).resolve().parents[1]
         installed, tree = package / "vm-images", package.parent
         if installed.exists():
-            return cls(installed / "packages.lock", installed / f"{DRIVER}.c", installed / "Kbuild",
+            return cls(installed / "packages.lock", tuple(installed / file for file in DRIVER_FILES),
                        installed / "ivshmem.h", binary)
         folder = tree / "vm-images"
-        return cls(folder / "packages.lock", folder / f"driver/{DRIVER}.c", folder / "driver/Kbuild",
+        return cls(folder / "packages.lock", tuple(folder / "driver" / file for file in DRIVER_FILES),
                    tree / "c/abi/ivshmem.h", binary)
 
 
@@ -198,7 +198,7 @@ def _dependency(package: str, pattern: str) -> str:
 
 def _inputs(name: str, sources: Sources, packages: Iterable[Package]) -> dict[str, object]:
     compiler = run([COMPILER, "--version"], "can not build the guest driver").splitlines()[0]
-    own = (sources.driver, sources.kbuild, sources.header)
+    own = (*sources.driver, sources.header)
     return {"format": FORMAT, "name": name, "compiler": compiler,
             "packages": {p.name: {"version": p.version, "sha256": p.sha256} for p in packages},
             "sources": {path.name: debs.file_sha256(path) for path in own},
@@ -281,9 +281,9 @@ def _driver(work: Path, root: Path, release: str, sources: Sources) -> bytes:
     """The guest driver's module, without what tells where it was built."""
     headers, folder = root / f"usr/src/linux-headers-{release}", work / "driver"
     (folder / "abi").mkdir(parents=True)
-    for source, target in ((sources.driver, f"{DRIVER}.c"), (sources.kbuild, "Kbuild"),
-                           (sources.header, "abi/ivshmem.h")):
-        shutil.copyfile(source, folder / target)
+    for source in sources.driver:
+        shutil.copyfile(source, folder / source.name)
+    shutil.copyfile(sources.header, folder / "abi/ivshmem.h")
     makefile = headers / "Makefile"
     makefile.write_text(makefile.read_text().replace(" /usr/src/", f" {root}/usr/src/"))
     run(["make", "-C", str(headers), f"M={folder}", f"SL_INCLUDE={folder}", f"CC={COMPILER}",

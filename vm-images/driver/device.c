@@ -12,7 +12,6 @@
  *   memory   of struct sliv: one reference of the device, one of the opener
  *
  * For Linux 6.1. Later kernels changed huge_fault (order), eventfd_signal (no count) and vm_flags (vm_flags_set). */
-#include <linux/acpi.h>
 #include <linux/mm.h>
 #include <linux/eventfd.h>
 #include <linux/idr.h>
@@ -24,14 +23,10 @@
 #include <asm/memtype.h>
 
 #include "abi/ivshmem.h"
+#include "lines.h"
 
 #define IOC_INFO _IOR(SL_IVSHMEM_IOC, SL_IVSHMEM_INFO, struct sl_ivshmem_info)
 #define IOC_EVENTFD _IOW(SL_IVSHMEM_IOC, SL_IVSHMEM_EVENTFD, struct sl_ivshmem_eventfd)
-
-enum {
-	PIIX_LINES = 0x60,		/* a byte for each of the four: its interrupt, */
-	PIIX_OFF = 0x80,		/* and whether it is off */
-};
 
 struct sliv;
 
@@ -377,53 +372,22 @@ static struct pci_driver sliv_driver = {
 	.remove = sliv_remove,
 };
 
-/* --- interrupt lines --- */
-
-/* A network interface that is plugged in has a line. The kernel would ask ACPI where it goes, and QEMU's answer is a program
- * of 128 rounds: 0.2 s under TCG. So we do what it would come to: the PIIX3 holds the line's interrupt, as the firmware chose
- * it, and the kernel has switched it off until it is used. Without a PIIX3, or without a choice, ACPI is asked. */
-static int line_set(struct notifier_block *nb, unsigned long action, void *dev)
-{
-	struct pci_dev *pdev = to_pci_dev(dev), *piix;
-	u8 choice = 0;
-	int reg, irq;
-
-	if (action != BUS_NOTIFY_ADD_DEVICE || !pdev->pin || !pci_is_root_bus(pdev->bus))
-		return NOTIFY_DONE;
-	piix = pci_get_device(PCI_VENDOR_ID_INTEL, PCI_DEVICE_ID_INTEL_82371SB_0, NULL);
-	if (!piix)
-		return NOTIFY_DONE;
-	reg = PIIX_LINES + (PCI_SLOT(pdev->devfn) + pdev->pin - 2) % 4;
-	pci_read_config_byte(piix, reg, &choice);
-	choice &= ~PIIX_OFF;
-	irq = choice && choice < 16 ? acpi_register_gsi(dev, choice, ACPI_LEVEL_SENSITIVE, ACPI_ACTIVE_HIGH) : 0;
-	if (irq > 0) {
-		pci_write_config_byte(piix, reg, choice);
-		pdev->irq = irq;
-		pdev->pin = 0;	/* nothing left to ask ACPI */
-	}
-	pci_dev_put(piix);
-	return NOTIFY_OK;
-}
-
-static struct notifier_block devices = { .notifier_call = line_set };
-
 static int __init sliv_init(void)
 {
-	int r = bus_register_notifier(&pci_bus_type, &devices);
+	int r = lines_init();
 
 	if (r)
 		return r;
 	r = pci_register_driver(&sliv_driver);
 	if (r)
-		bus_unregister_notifier(&pci_bus_type, &devices);
+		lines_exit();
 	return r;
 }
 
 static void __exit sliv_exit(void)
 {
 	pci_unregister_driver(&sliv_driver);
-	bus_unregister_notifier(&pci_bus_type, &devices);
+	lines_exit();
 }
 
 module_init(sliv_init);

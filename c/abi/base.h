@@ -15,6 +15,7 @@ enum {
 	SL_CACHELINE = 64,    /* bytes */
 	SL_VM_MAX = 1024,     /* VMIDs are 1 ... SL_VM_MAX - 1 */
 	SL_VM_MANAGER = 0,    /* the manager's id as an ivshmem peer; never in a route */
+	SL_BELLS = 16,        /* doorbells of one instance: number 0 is the manager's; its peers have one each, while there are enough */
 	SL_SERVICE_MAX = 16,  /* services in one swarm */
 	SL_EDGES_MAX = 8,     /* edges of one instance */
 	SL_NAME_LEN = 16,     /* a layer's or a service's name with its terminating zero */

@@ -26,6 +26,8 @@ enum {
 	SL_HEARTBEAT_NS = 100000000,      /* an instance publishes VMStatus at least so often */
 	SL_TRACE_CAP = 1024,              /* events, a power of two */
 	SL_TEXT_LEN = 160,
+	SL_BELL_PERIOD_NS = 1000000000,   /* a peer's doorbell that rings more than SL_BELL_RINGS_MAX times oftener than anything came */
+	SL_BELL_RINGS_MAX = 1000,         /* is not listened to for the rest of this period */
 	SL_LATENCY_MAX = 24,              /* buckets: 2 µs to 17 s */
 };
 
@@ -143,6 +145,7 @@ enum sl_counter {
 	SL_CNT_HANDSHAKES = 22,     /* TLS handshakes completed */
 	SL_CNT_MOVED = 23,          /* connections taken over from an instance that died or drained */
 	SL_CNT_MOVE_FAILED = 24,    /* connections that could not be taken over */
+	SL_CNT_DOORBELL_FLOODS = 25,   /* times that a doorbell was not listened to any more */
 	SL_CNT_MAX = 32,
 };
 
@@ -213,9 +216,11 @@ struct sl_vm_status {
 					    first answer; tls: handshake; http, app: request to end of answer */
 	struct sl_crypto_figures crypto;   /* tls */
 	struct sl_shut_out shut_out;
+	__u32 flooded;               /* bit n: doorbell n rings without end, this second or the last one */
+	__u32 pad;
 	__u8 text[SL_TEXT_LEN];      /* last error in words, zero-terminated */
 };
-_Static_assert(sizeof(struct sl_vm_status) == 776, "no implicit padding");
+_Static_assert(sizeof(struct sl_vm_status) == 784, "no implicit padding");
 
 enum sl_trace_point {
 	SL_TRACE_ACCEPT = 1,     /* tcp: connection accepted */

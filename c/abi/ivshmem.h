@@ -35,8 +35,8 @@ struct sl_ivshmem_info {
 };
 _Static_assert(sizeof(struct sl_ivshmem_info) == 24, "no implicit padding");
 
-/* Each interrupt of the vector adds 1 to the eventfd; fd -1 unbinds. What came before is lost: bind first, then look at
- * the memory. */
+/* Each interrupt of the vector adds 1 to the eventfd; fd -1 unbinds. Without one the vector is masked: interrupts cost nothing,
+ * and those that came are one when it is bound again. */
 struct sl_ivshmem_eventfd {
 	__u32 vector;
 	__s32 fd;

@@ -69,13 +69,15 @@ static int message_wait(struct sl_doorbells *d, uint64_t deadline_ns, int64_t *v
 
 static int peer_set(struct sl_doorbells *d, int64_t id, int fd)
 {
-	if (id < 0 || id >= SL_VM_MAX) {
+	bool own = id == d->vm_id;
+
+	if (id < 0 || id >= SL_VM_MAX || (own && (fd < 0 || d->nb_own == SL_BELLS))) {
 		if (fd >= 0)
 			close(fd);
 		return -EPROTO;
 	}
-	if (id == d->vm_id) {
-		d->own = fd;
+	if (own) {
+		d->own[d->nb_own++] = fd;
 		return 0;
 	}
 	if (d->peer[id] >= 0)
@@ -92,7 +94,7 @@ int sl_doorbells_open(struct sl_doorbells *d, int sock, int timeout_ms, int *con
 
 	memset(d, 0, sizeof(*d));
 	d->sock = sock;
-	d->own = d->part_fd = -1;
+	d->part_fd = -1;
 	for (unsigned i = 0; i < SL_VM_MAX; i++)
 		d->peer[i] = -1;
 	if ((r = message_wait(d, deadline, &version, &fd)) < 0 || (r = message_wait(d, deadline, &id, &fd)) < 0 ||
@@ -101,7 +103,7 @@ int sl_doorbells_open(struct sl_doorbells *d, int sock, int timeout_ms, int *con
 	if (version || id < 1 || id >= SL_VM_MAX || minus_one != -1 || *control_fd < 0)
 		return -EPROTO;
 	d->vm_id = (uint16_t)id;
-	while (d->own < 0) {
+	while (d->nb_own < SL_BELLS) {
 		r = message_wait(d, deadline, &value, &fd);
 		if (r < 0 || (r = peer_set(d, value, fd)))
 			return r;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Client of the ivshmem protocol (version 0, as in QEMU's docs/specs/ivshmem-spec.rst): one connection for an
- * instance's life brings its control region, its own doorbell, and those of the peers that it may ring as they join and
- * leave. One vector for each peer. */
+ * instance's life brings its control region, its own doorbells, and those of the peers that it may ring as they join and
+ * leave. It has one doorbell for each peer. */
 #ifndef SL_DOORBELL_H
 #define SL_DOORBELL_H
 
@@ -12,7 +12,8 @@
 
 struct sl_doorbells {
 	int sock;
-	int own;                   /* eventfd: readable when somebody rang us */
+	int own[SL_BELLS];         /* eventfds: readable when somebody rang us */
+	unsigned nb_own;
 	uint16_t vm_id;
 	uint8_t part[8];           /* of a message not yet complete */
 	unsigned part_len;
@@ -20,7 +21,7 @@ struct sl_doorbells {
 	int peer[SL_VM_MAX];       /* eventfd by VMID, -1: not announced */
 };
 
-/* Reads until the own doorbell has come: version, id, control region, peers, self. Blocks at most timeout_ms. Takes
+/* Reads until the own doorbells have come: version, id, control region, peers, self. Blocks at most timeout_ms. Takes
  * sock over; it is non-blocking afterwards. Returns 0 and *control_fd; -EPROTO if the server speaks something else,
  * -ETIMEDOUT, -ECONNRESET. */
 int sl_doorbells_open(struct sl_doorbells *d, int sock, int timeout_ms, int *control_fd);

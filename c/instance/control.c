@@ -203,25 +203,6 @@ void sl_control_poll(struct sl_runner *r)
 		sl_status_publish(r, true);
 }
 
-void sl_doorbells_poll(struct sl_runner *r)
-{
-	uint16_t vm_id;
-	int fd, n;
-
-	while ((n = sl_doorbells_next(&r->doorbells, &vm_id, &fd)) > 0) {
-		for (unsigned i = 0; i < r->nb_edges; i++) {
-			if (fd < 0)
-				sl_edge_peer_gone(r->edges[i], vm_id);
-			sl_edge_doorbell_set(r->edges[i], vm_id, fd);
-		}
-	}
-	if (n < 0 && !r->server_gone) {
-		r->server_gone = true;
-		sl_watch_del(&r->inst, &r->server_watch);
-		sl_log(&r->log, "warning", "the doorbell server is gone (%s); going on with the peers known now", strerror(-n));
-	}
-}
-
 /* --- VMStatus and trace --- */
 
 static uint32_t pending_entries(const struct sl_runner *r)
@@ -309,6 +290,7 @@ void sl_status_publish(struct sl_runner *r, bool tell)
 	memcpy(s->latency, r->inst.latency, sizeof(s->latency));
 	s->crypto = r->inst.crypto;
 	s->shut_out = r->inst.shut_out;
+	s->flooded = r->flooded;
 	memcpy(s->text, r->error, sizeof(s->text));
 	seq_end(&s->seq);
 	if (tell)

@@ -7,7 +7,6 @@
 #include <linux/random.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
@@ -30,7 +29,6 @@ enum {
 struct first {
 	struct sl_log log;
 	int uevents;
-	int bell;               /* the instance's */
 	int sock;               /* to the instance: it asks, and is granted */
 	struct sl_guest_doorbell doorbell;
 	struct sl_control *control;
@@ -211,7 +209,7 @@ static int control_grant(struct first *f)
 	struct grants g = {0};
 	int err;
 
-	while ((err = sl_guest_doorbell_open(&f->doorbell, f->bell, &f->log)) == -EAGAIN)
+	while ((err = sl_guest_doorbell_open(&f->doorbell, &f->log)) == -EAGAIN)
 		sl_guest_uevents_wait(f->uevents, -1);
 	err = err ? err : sl_control_map(f->doorbell.memory, f->doorbell.vm_id, &f->control);
 	err = err ? err : entropy_take(f);
@@ -242,8 +240,7 @@ static int prepare(struct first *f, int *theirs)
 	int pair[2];
 
 	f->uevents = sl_guest_uevents_open();   /* first: whatever comes from now on is noticed */
-	f->bell = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-	if (f->uevents < 0 || f->bell < 0 || socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair))
+	if (f->uevents < 0 || socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair))
 		return -errno;
 	f->sock = pair[0];
 	*theirs = pair[1];
@@ -264,7 +261,7 @@ int sl_guest_main(const char *accelerator)
 	if (!child) {
 		close(f.sock);
 		close(f.uevents);
-		_exit(sl_guest_instance(sock, f.bell, accelerator));
+		_exit(sl_guest_instance(sock, accelerator));
 	}
 	close(sock);
 	if (child > 0)

@@ -19,11 +19,15 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/ioctl.h>
 
+#include "abi/ivshmem.h"
 #include "base/log.h"
 #include "instance/layer.h"
 
 struct sl_runner;
+
+#define SL_GUEST_IOC_EVENTFD _IOW(SL_IVSHMEM_IOC, SL_IVSHMEM_EVENTFD, struct sl_ivshmem_eventfd)
 
 enum { SL_GUEST_EDGES_TIMEOUT_MS = 10000 };
 
@@ -37,7 +41,6 @@ struct sl_guest_doorbell {
 /* On the instance's side */
 struct sl_guest {
 	bool driver;            /* loaded: /dev/sl_ivshmemN */
-	int bell;               /* own doorbell */
 	struct sl_guest_doorbell doorbell;
 	uint32_t *regs;         /* without the driver */
 	uint64_t requests;      /* without the driver: as last seen, and until when to look often */
@@ -58,8 +61,8 @@ bool sl_guest_driver(void);
 int sl_guest_uevents_open(void);
 /* Waits until a device came or went, at most timeout_ms; -1: for ever. */
 void sl_guest_uevents_wait(int uevents, int timeout_ms);
-/* The doorbell device, which rings bell from now on. 0, -EAGAIN: none yet, or -errno. */
-int sl_guest_doorbell_open(struct sl_guest_doorbell *d, int bell, const struct sl_log *log);
+/* The doorbell device. 0, -EAGAIN: none yet, or -errno. */
+int sl_guest_doorbell_open(struct sl_guest_doorbell *d, const struct sl_log *log);
 /* The device with the memory of that edge: a descriptor, or -EAGAIN: none yet. */
 int sl_guest_edge_open(uint32_t edge_id, const struct sl_log *log);
 
@@ -70,7 +73,7 @@ bool sl_guest_accelerators_follow(struct sl_runner *r);
 
 /* guest_instance.c: the instance */
 /* Runs the instance until its end; sock is its socket of grants. Exit status. */
-int sl_guest_instance(int sock, int bell, const char *accelerator);
+int sl_guest_instance(int sock, const char *accelerator);
 /* Tells the first process that there is another assignment. */
 void sl_guest_ask(struct sl_runner *r);
 /* Keeps an edge's descriptor, so that its unplug is noticed; closes it. */
@@ -78,6 +81,8 @@ int sl_guest_edge_watch(struct sl_runner *r, unsigned n, int fd);
 void sl_guest_edge_forget(struct sl_runner *r, unsigned n);
 /* How long the loop may sleep: shorter where nobody can wake it. */
 int sl_guest_sleep_ms(struct sl_guest *g, const struct sl_instance *inst, int timeout_ms);
+/* The own doorbell of that number adds to the eventfd from now on; -1: it is masked. 0 or -errno. */
+int sl_guest_bell_bind(const struct sl_guest *g, unsigned number, int fd);
 /* Rings a peer's doorbell; true if the device took it. */
 bool sl_guest_ring(const struct sl_guest *g, uint16_t vm_id);
 

@@ -12,14 +12,12 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "abi/ivshmem.h"
 #include "base/atomic.h"
 #include "base/base.h"
 #include "base/log.h"
 #include "instance/guest.h"
 
 #define IOC_INFO _IOR(SL_IVSHMEM_IOC, SL_IVSHMEM_INFO, struct sl_ivshmem_info)
-#define IOC_EVENTFD _IOW(SL_IVSHMEM_IOC, SL_IVSHMEM_EVENTFD, struct sl_ivshmem_eventfd)
 #define DEVICES "/dev"
 #define NODE "sl_ivshmem"
 #define DRIVER "/sys/bus/pci/drivers/sl_ivshmem"
@@ -121,17 +119,14 @@ static int node_open(const char *name)
 
 /* --- the doorbell --- */
 
-static int node_doorbell(int fd, struct sl_guest_doorbell *d, int bell)
+static int node_doorbell(int fd, struct sl_guest_doorbell *d)
 {
-	struct sl_ivshmem_eventfd e = {.vector = 0, .fd = bell};
 	struct sl_ivshmem_info i;
 
 	if (ioctl(fd, IOC_INFO, &i))
 		return -errno;
 	if (!i.nb_vectors)
 		return -EAGAIN;
-	if (ioctl(fd, IOC_EVENTFD, &e))
-		return -errno;
 	*d = (struct sl_guest_doorbell){.memory = fd, .regs = -1, .vm_id = (uint16_t)i.peer_id};
 	return 0;
 }
@@ -180,23 +175,14 @@ static int devices_try(int (*found)(const char *name, int fd, void *arg), void *
 	return err;
 }
 
-struct doorbell_search {
-	struct sl_guest_doorbell *d;
-	int bell;
-};
-
 static int doorbell_found(const char *name, int fd, void *arg)
 {
-	const struct doorbell_search *s = arg;
-
-	return sl_guest_driver() ? node_doorbell(fd, s->d, s->bell) : resource_doorbell(name, fd, s->d);
+	return sl_guest_driver() ? node_doorbell(fd, arg) : resource_doorbell(name, fd, arg);
 }
 
-int sl_guest_doorbell_open(struct sl_guest_doorbell *d, int bell, const struct sl_log *log)
+int sl_guest_doorbell_open(struct sl_guest_doorbell *d, const struct sl_log *log)
 {
-	struct doorbell_search s = {d, bell};
-
-	return devices_try(doorbell_found, &s, log);
+	return devices_try(doorbell_found, d, log);
 }
 
 struct edge_search {

@@ -6,10 +6,10 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "abi/ivshmem.h"
 #include "base/atomic.h"
 #include "instance/guest.h"
 #include "instance/instance.h"
@@ -88,12 +88,19 @@ int sl_guest_sleep_ms(struct sl_guest *g, const struct sl_instance *inst, int ti
 
 bool sl_guest_ring(const struct sl_guest *g, uint16_t vm_id)
 {
-	uint32_t bell = (uint32_t)vm_id << 16;   /* vector 0 */
+	uint32_t bell = (uint32_t)vm_id << 16;   /* the only vector of it that we were told of */
 
 	if (!g->regs)
 		return write(g->doorbell.memory, &bell, sizeof(bell)) == sizeof(bell);
 	sl_publish_u32(&g->regs[SL_IVSHMEM_REG_DOORBELL / 4], bell);
 	return true;
+}
+
+int sl_guest_bell_bind(const struct sl_guest *g, unsigned number, int fd)
+{
+	struct sl_ivshmem_eventfd e = {.vector = number, .fd = fd};
+
+	return g->driver && ioctl(g->doorbell.memory, SL_GUEST_IOC_EVENTFD, &e) ? -errno : 0;
 }
 
 void sl_guest_ask(struct sl_runner *r)
@@ -164,14 +171,13 @@ static int prepare(struct sl_runner *r, const char *accelerator)
 		return sl_instance_fail(&r->inst, -err, "doorbell device: %s", strerror(-err));
 	r->control_fd = g->doorbell.memory;
 	r->doorbells.sock = -1;
-	r->doorbells.own = g->bell;
 	r->doorbells.vm_id = g->doorbell.vm_id;
 	err = sl_control_attach(r);
 	snprintf(r->log.who, sizeof(r->log.who), "\"vm_id\":%u", r->inst.vm_id);
 	return err;
 }
 
-int sl_guest_instance(int sock, int bell, const char *accelerator)
+int sl_guest_instance(int sock, const char *accelerator)
 {
 	struct sl_runner *r = calloc(1, sizeof(*r));
 	struct sl_guest *g = calloc(1, sizeof(*g));
@@ -179,10 +185,11 @@ int sl_guest_instance(int sock, int bell, const char *accelerator)
 
 	if (!r || !g)
 		return 1;
+	for (unsigned i = 0; i < SL_BELLS; i++)
+		r->doorbells.own[i] = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	signal(SIGPIPE, SIG_IGN);
 	snprintf(r->log.who, sizeof(r->log.who), "\"vm_id\":0");
 	g->driver = sl_guest_driver();
-	g->bell = bell;
 	for (unsigned i = 0; i < SL_EDGES_MAX; i++)
 		g->edges[i].fd = -1;
 	r->guest = g;

@@ -15,6 +15,12 @@ enum { SL_EVENTS_MAX = 128 };
 
 struct sl_guest;
 
+struct sl_bell {
+	struct sl_watch watch;
+	uint32_t rings;                       /* in this period */
+	bool muted;                           /* for the rest of it */
+};
+
 struct sl_runner {
 	struct sl_instance inst;
 	struct sl_log log;
@@ -27,7 +33,11 @@ struct sl_runner {
 	struct sl_trace *trace;
 	struct sl_guest *guest;               /* NULL: a process, with eventfds as doorbells */
 	struct sl_doorbells doorbells;
-	struct sl_watch doorbell_watch, server_watch, grants_watch;
+	struct sl_watch server_watch, grants_watch;
+	struct sl_bell bells[SL_BELLS];
+	uint64_t bells_since;                 /* begin of the period */
+	uint32_t news;                        /* entries and completions in it */
+	uint32_t flooded;                     /* as in VMStatus */
 	int grants_sock;
 	struct sl_grants granted;             /* for the assignment of that seq */
 	int granted_fds[SL_GRANTS_MAX];       /* -1: taken */
@@ -64,6 +74,14 @@ static inline struct sl_runner *sl_runner_of(struct sl_instance *inst)
 /* While files may be opened: has a device of DPDK ready for tls, which works as well without. NULL: none. */
 void sl_accelerator_load(struct sl_runner *r, const char *device);
 
+/* bells.c */
+/* Listens to the own doorbells. 0 or -errno. */
+int sl_bells_listen(struct sl_runner *r);
+/* At least with each heartbeat: ends the period when it is over. */
+void sl_bells_poll(struct sl_runner *r);
+/* Peers that join or leave. */
+void sl_doorbells_poll(struct sl_runner *r);
+
 /* cpu.c */
 /* Bits of enum sl_hardware that the CPUs have. */
 uint64_t sl_cpu_hardware(void);
@@ -82,8 +100,6 @@ const void *sl_conf_find(const struct sl_control *c, enum sl_conf_type type, uns
 int sl_edge_take(struct sl_runner *r, unsigned n, int fd);
 /* Carries out what the manager wrote: commands and route pages. */
 void sl_control_poll(struct sl_runner *r);
-/* Peers that join or leave. */
-void sl_doorbells_poll(struct sl_runner *r);
 /* Writes VMStatus; tells the manager when the state changed or tell is set. */
 void sl_status_publish(struct sl_runner *r, bool tell);
 void sl_state_set(struct sl_runner *r, enum sl_vm_state state);

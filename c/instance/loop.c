@@ -34,13 +34,6 @@ void sl_watch_del(struct sl_instance *inst, struct sl_watch *w)
 			r->batch[i].data.ptr = NULL;
 }
 
-static void doorbell_ready(struct sl_instance *inst, struct sl_watch *w, uint32_t events)
-{
-	(void)w;      /* edge-triggered: the counter need not be read */
-	(void)events;
-	sl_control_poll(sl_runner_of(inst));
-}
-
 static void server_ready(struct sl_instance *inst, struct sl_watch *w, uint32_t events)
 {
 	(void)w;
@@ -145,6 +138,7 @@ static void housekeeping(struct sl_runner *r)
 	if (r->inst.now_ns - r->published_ns < SL_HEARTBEAT_NS)
 		return;
 	sl_control_poll(r);
+	sl_bells_poll(r);
 	sl_status_publish(r, r->inst.draining && !r->inst.active_flows);
 }
 
@@ -152,10 +146,9 @@ static int start(struct sl_runner *r)
 {
 	int err;
 
-	r->doorbell_watch = (struct sl_watch){r->doorbells.own, EPOLLIN | EPOLLET, doorbell_ready};
 	r->server_watch = (struct sl_watch){r->doorbells.sock, EPOLLIN, server_ready};
 	r->grants_watch = (struct sl_watch){r->grants_sock, EPOLLIN, grants_ready};
-	err = sl_watch_add(&r->inst, &r->doorbell_watch);
+	err = sl_bells_listen(r);
 	err = err ? err : sl_watch_add(&r->inst, &r->grants_watch);
 	if (!err && r->doorbells.sock >= 0)
 		err = sl_watch_add(&r->inst, &r->server_watch);
@@ -186,6 +179,7 @@ static int turn(struct sl_runner *r, uint64_t *worked_at)
 	uint32_t work = edges_poll(r);
 
 	turn_end(r);
+	r->news += work;
 	if (work) {
 		*worked_at = r->inst.now_ns;
 		events_handle(r, 0);

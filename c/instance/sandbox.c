@@ -20,6 +20,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "instance/guest.h"
 #include "instance/instance.h"
 
 static int text_write(const char *path, const char *text)
@@ -163,7 +164,7 @@ static int layers_allow(scmp_filter_ctx f)
 	return err;
 }
 
-static int syscalls_close(bool whole)
+static int syscalls_close(bool guest, bool whole)
 {
 	/* a write outside the list is an attack or a bug: the process ends, its peers go on */
 	scmp_filter_ctx f = seccomp_init(SCMP_ACT_KILL_PROCESS);
@@ -181,6 +182,8 @@ static int syscalls_close(bool whole)
 	/* what an allocator gives back; MADV_REMOVE would punch holes into an edge that others have mapped */
 	err = err ? err : seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(madvise), 1, SCMP_A2(SCMP_CMP_EQ, MADV_DONTNEED));
 	err = err ? err : seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(madvise), 1, SCMP_A2(SCMP_CMP_EQ, MADV_FREE));
+	if (!err && guest)   /* a doorbell that rings without end is masked */
+		err = seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1, SCMP_A1(SCMP_CMP_EQ, SL_GUEST_IOC_EVENTFD));
 	err = err ? err : seccomp_load(f);
 	seccomp_release(f);
 	return err;
@@ -196,26 +199,26 @@ static int root_cover(void)
 	return 0;
 }
 
-static int rights_close(bool whole)
+static int rights_close(bool guest, bool whole)
 {
 	int err = limits_set();
 
 	err = err ? err : caps_drop();
 	if (!err && (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_DUMPABLE, 0)))
 		err = -errno;
-	return err ? err : syscalls_close(whole);
+	return err ? err : syscalls_close(guest, whole);
 }
 
 int sl_sandbox_close(void)
 {
 	int err = root_empty();
 
-	return err ? err : rights_close(true);
+	return err ? err : rights_close(false, true);
 }
 
 int sl_sandbox_close_guest(bool whole)
 {
 	int err = root_cover();
 
-	return err ? err : rights_close(whole);
+	return err ? err : rights_close(true, whole);
 }

@@ -165,14 +165,16 @@ class Actor:
     # ---- what is known of instances
 
     def reports(self) -> dict[int, Report]:
-        """What each instance says of itself now. Whom it has shut out is told, and nothing is done about that: one that
-        lies shall not bring others down.
+        """What each instance says of itself now. Whom it has shut out, and whose doorbell it does not listen to, is
+        told, and nothing is done about that: one that lies shall not bring others down.
         """
         found = {}
         for vm_id, member in self.held.members.items():
             if (report := member.control.report()) is not None:
                 if who := report.quarantine(member.heard):
                     self._note("quarantine", f"instance {vm_id} has shut out {who}")
+                for bell in report.floods(member.heard):
+                    self._members.flooded(member, bell)
                 member.heard = report
                 status = replace(report.status, allowance=self._allowance(member))
                 found[vm_id] = replace(report, status=status)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 
@@ -40,6 +40,7 @@ class Member:
     watcher: asyncio.Task[None] | None = None
     plugging: asyncio.Task[None] | None = None
     heard: Report | None = None      # what it said last
+    flooders: set[int] = field(default_factory=set)     # those of whose doorbell floods it has complained
     allowance: float = 1.0           # as in VMStatus, when last looked at
     allowance_at: float = -inf
     why: str = ""                    # it is not running

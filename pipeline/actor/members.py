@@ -120,6 +120,17 @@ class Members:
             member.running.booted.set()
         self._on_news()
 
+    def flooded(self, member: Member, bell: int) -> None:
+        """An instance says that one of its doorbells rings without end: who rings it is told, once."""
+        vm_id = member.instance.vm_id
+        facts = next(facts for facts in self._held.holder.instance_list() if facts.vm_id == vm_id)
+        who = {peer for peer, its in facts.bells.items() if its == bell} - member.flooders
+        member.flooders |= who
+        if who:
+            names = " or ".join(map(str, sorted(who)))
+            self._note("doorbell-flood",
+                       f"instance {names} rings instance {vm_id} without end: it is listened to once a second")
+
     def _flooded(self, vm_id: int) -> None:
         self._note("doorbell-flood", f"instance {vm_id} rings the manager without end: it is listened to once a second")
 

@@ -13,7 +13,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,12 +39,15 @@ class EdgeMemfd:
 
 @dataclass(frozen=True)
 class InstanceFacts:
-    """An instance as the holder knows it. ``state``: waiting, connected, gone."""
+    """An instance as the holder knows it. ``state``: waiting, connected, gone. ``bells``: by which of its
+    doorbells each of those rings it that may, or once might.
+    """
 
     vm_id: int
     socket: Path
     state: str
     peers: tuple[int, ...]
+    bells: Mapping[int, int]
 
     @property
     def connected(self) -> bool:
@@ -319,4 +322,5 @@ def _event(sock: socket.socket) -> wire.Message | None:
 
 
 def _instance_facts(facts: wire.Message) -> InstanceFacts:
-    return InstanceFacts(facts["vm_id"], Path(facts["socket"]), facts["state"], tuple(facts["peers"]))
+    return InstanceFacts(facts["vm_id"], Path(facts["socket"]), facts["state"], tuple(facts["peers"]),
+                         dict(facts["bells"]))

@@ -11,14 +11,17 @@ value                   descriptor   means
 own id                  –            VMID
 -1                      memfd        the control region
 id of a peer            eventfd      the peer joined: writing the eventfd rings it (the manager is peer 0)
-own id                  eventfd      its own doorbell; the last message of the greeting
+own id                  eventfd      its own doorbells, BELLS times; the last messages of the greeting
 later: id of a peer     eventfd      joined
 later: id of a peer     –            left
 ======================  ===========  =====================================================================
 
-One vector per peer. A peer is announced only to those that the manager lets ring it, and only while it is
-connected. QEMU's device (7.2) frees a peer's doorbells when it left and uses them when the same peer joins again, so
-who is added with ``retracts`` false is told of no peer that left, and of each VMID once.
+A peer is rung by vector 0: each of those that may ring an instance has another one of its doorbells, as long as there
+are enough, so it can tell who rings, and nobody can empty or fill another's. Number 0 is the manager's.
+
+A peer is announced only to those that the manager lets ring it, and only while it is connected. QEMU's device (7.2)
+frees a peer's doorbells when it left and uses them when the same peer joins again, so who is added with ``retracts``
+false is told of no peer that left, and of each VMID once.
 
 State of an instance here: ``waiting -> connected -> gone``; never back. QEMU does not reconnect, and whoever
 connects to the socket of a dead instance is not that instance: a new start is a new VMID, or ``remove`` and
@@ -31,6 +34,7 @@ import os
 import selectors
 import socket
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -40,8 +44,9 @@ from pipeline.host.wire import Outbox
 PROTOCOL_VERSION = 0
 VM_MANAGER = 0                # c/abi/base.h: SL_VM_MANAGER, SL_VM_MAX
 VM_MAX = 1024
+BELLS = 16                    # c/abi/base.h: SL_BELLS
 CONTROL_LEN = 1 << 20         # c/abi/control.h: SL_CONTROL_LEN
-QUEUE_MAX = 2 * VM_MAX + 8    # messages: a greeting and as many changes again
+QUEUE_MAX = 2 * VM_MAX + BELLS + 8    # messages: a greeting and as many changes again
 
 
 class Instance:
@@ -57,10 +62,11 @@ class Instance:
         self.listener: socket.socket | None = None
         self.conn: socket.socket | None = None
         self.outbox: Outbox | None = None
-        self.fds: list[int] = []            # control region, own doorbell, the manager's doorbell for it
+        self.bells_of: dict[int, int] = {}  # who may ring it, or might -> by which of its doorbells
+        self.fds: list[int] = []            # control region, doorbell 0, the manager's for it, the other doorbells
         try:
             self.fds.append(sealed_memfd(f"sl-control-{vm_id}", CONTROL_LEN))
-            for _ in range(2):
+            for _ in range(BELLS + 1):
                 self.fds.append(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
             self.listener = _listener(path)
         except OSError:
@@ -68,8 +74,15 @@ class Instance:
             raise
 
     @property
-    def doorbell(self) -> int:
-        return self.fds[1]
+    def bells(self) -> list[int]:
+        return [self.fds[1], *self.fds[3:]]
+
+    def bell_for(self, peer: int) -> int:
+        """By which that peer rings it, the least used one. The peer keeps it for life: it would not forget it."""
+        if peer not in self.bells_of:
+            used = Counter(self.bells_of.values())
+            self.bells_of[peer] = min(range(1, BELLS), key=lambda bell: used[bell])
+        return self.bells[self.bells_of[peer]]
 
     def close(self) -> None:
         """Gives everything back; who has mapped the region keeps it until it unmaps."""
@@ -150,6 +163,7 @@ class IvshmemServer:
         instance.close()
         for other in self.instances.values():
             other.wanted.discard(vm_id)
+            other.bells_of.pop(vm_id, None)
         self._settle()
 
     def close(self) -> None:
@@ -178,14 +192,15 @@ class IvshmemServer:
         self._settle()
 
     def _greet(self, instance: Instance) -> None:
-        control, doorbell, manager = instance.fds
+        control, _, manager = instance.fds[:3]
         self._send(instance, PROTOCOL_VERSION)
         self._send(instance, instance.vm_id)
         self._send(instance, -1, control)
         self._send(instance, VM_MANAGER, manager)
         for peer in sorted(instance.wanted):
             self._tell_joined(instance, peer)
-        self._send(instance, instance.vm_id, doorbell)
+        for bell in instance.bells:
+            self._send(instance, instance.vm_id, bell)
 
     def _ready(self, instance: Instance, mask: int) -> None:
         assert instance.conn and instance.outbox is not None
@@ -207,7 +222,7 @@ class IvshmemServer:
         if (peer and peer.state == instance.state == "connected" and peer_id in instance.wanted
                 and peer_id not in instance.known):
             instance.known.add(peer_id)
-            self._send(instance, peer_id, peer.doorbell)
+            self._send(instance, peer_id, peer.bell_for(instance.vm_id))
 
     def _tell_left(self, instance: Instance, peer_id: int) -> None:
         if peer_id in instance.known and instance.retracts:

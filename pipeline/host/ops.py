@@ -10,8 +10,9 @@ edge.create        name, edge_id, len        name, edge_id, len, huge; memfd ``s
 edge.get           edge_id                   the same
 edge.remove        edge_id
 edge.list                                    edges
-instance.add       vm_id, retracts           vm_id, socket, state, connected, peers; control region, its
-                                             doorbell, the manager's doorbell for it
+instance.add       vm_id, retracts           vm_id, socket, state, connected, peers, bells (who rings it
+                                             by which of its doorbells); control region, its doorbell
+                                             for the manager, the manager's doorbell for it
 instance.get       vm_id                     the same
 instance.peers     vm_id, peers              exactly those that it may ring, besides the manager
 instance.remove    vm_id
@@ -138,7 +139,7 @@ class Ops:
 
     def _op_instance_add(self, request: wire.Message, _fds: Fds) -> Reply:
         instance = self._ivshmem.add(int(request["vm_id"]), retracts=bool(request.get("retracts", True)))
-        return self._facts(instance), instance.fds
+        return self._facts(instance), instance.fds[:3]
 
     def _instance(self, request: wire.Message) -> Instance:
         instance = self._ivshmem.instances.get(request["vm_id"])
@@ -148,11 +149,12 @@ class Ops:
 
     def _facts(self, instance: Instance) -> wire.Message:
         return {"vm_id": instance.vm_id, "socket": str(instance.path), "state": instance.state,
-                "connected": instance.state == "connected", "peers": sorted(instance.wanted)}
+                "connected": instance.state == "connected", "peers": sorted(instance.wanted),
+                "bells": sorted(instance.bells_of.items())}
 
     def _op_instance_get(self, request: wire.Message, _fds: Fds) -> Reply:
         instance = self._instance(request)
-        return self._facts(instance), instance.fds
+        return self._facts(instance), instance.fds[:3]
 
     def _op_instance_peers(self, request: wire.Message, _fds: Fds) -> Reply:
         peers = request["peers"]

@@ -54,6 +54,7 @@ class Report:
     latency: tuple[int, ...] = ()                   # how many answers took 2^n to 2^(n + 1) µs
     text: str = ""                                  # its last error in words
     shut_out: ShutOut | None = None                 # the last peer that it did not want to hear any more
+    flooded: frozenset[int] = frozenset()           # doorbells of its own that ring without end
 
     def quarantine(self, before: Report | None) -> str:
         """In words, if it has shut a peer out since that report. One that lies is heard so often and no more."""
@@ -63,6 +64,10 @@ class Report:
             return ""
         more = last.count - count - 1
         return f"instance {last.vm_id}: {last.why}" + (f", and {more} before it" if more else "")
+
+    def floods(self, before: Report | None) -> frozenset[int]:
+        """Doorbells that it has begun to complain of since that report."""
+        return self.flooded - before.flooded if before else self.flooded
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,7 @@ def report_of(vm_id: int, raw: Any) -> Report:
         bytes_in=raw.bytes_in, bytes_out=raw.bytes_out,
         counters={name: raw.counters[number] for number, name in COUNTERS.items()}, latency=tuple(raw.latency),
         shut_out=_shut_out(raw.shut_out),
+        flooded=frozenset(bell for bell in range(1, lib.SL_BELLS) if raw.flooded >> bell & 1),
         text="".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))
 
 

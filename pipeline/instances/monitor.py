@@ -13,6 +13,7 @@ from pathlib import Path
 from qemu.qmp import EventListener, QMPClient, QMPError, Runstate
 
 from pipeline.errors import InstanceError
+from pipeline.host.ivshmem import BELLS
 
 ANSWER_TIMEOUT = 5.0       # seconds for one command, and for the guest to let go of a device
 LAST_WORDS = 0.5           # seconds for what a dead QEMU had still written
@@ -93,7 +94,8 @@ class Monitor:
             await self._run("getfd", fdname="holder")
             await self._run("chardev-add", id="holder", backend={
                 "type": "socket", "data": {"addr": address, "server": False}})
-            await self._run("device_add", driver="ivshmem-doorbell", id="doorbell", chardev="holder", vectors=1)
+            await self._run("device_add", driver="ivshmem-doorbell", id="doorbell", chardev="holder",
+                            vectors=BELLS)
         except (QMPError, OSError, TimeoutError) as error:
             raise InstanceError(f"{self._name} did not take its doorbell: {_cause(error)}") from error
 

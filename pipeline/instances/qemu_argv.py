@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from pipeline.host.ivshmem import BELLS
 from pipeline.host.processes import run_dir_argument
 
 PROGRAM = "qemu-system-x86_64"
@@ -76,7 +77,7 @@ def qemu_argv(program: Path, machine: Machine) -> list[str]:
         "-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
         "-chardev", f"socket,id=monitor,fd={m.monitor_fd},server=on,wait=off", "-mon", "chardev=monitor,mode=control",
         *(() if m.ivshmem_fd is None else ("-chardev", f"socket,id=holder,fd={m.ivshmem_fd}",
-                                           "-device", "ivshmem-doorbell,id=doorbell,chardev=holder,vectors=1")),
+                                           "-device", f"ivshmem-doorbell,id=doorbell,chardev=holder,vectors={BELLS}")),
         *(("-incoming", "defer") if m.incoming else ()),
     ]
 

@@ -12,8 +12,10 @@ from typing import Any
 
 from pipeline.host import processes
 from pipeline.host.holder_client import HolderClient
+from pipeline.host.ivshmem import BELLS
 
 PATIENCE = 10.0
+GREETING = 4 + BELLS       # messages, if it may ring nobody
 
 
 class Qemu:
@@ -23,6 +25,7 @@ class Qemu:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(PATIENCE)
         self.fds: dict[int, int] = {}      # value -> its latest descriptor
+        self.bells: list[int] = []         # its own doorbells
         try:
             self.sock.connect(str(path))
         except OSError:
@@ -39,6 +42,13 @@ class Qemu:
             self._forget(value)
             self.fds[value] = fds[0]
         return value, bool(fds)
+
+    def greeting(self) -> None:
+        """All messages of it; it may ring nobody yet."""
+        (_, _), (own, _), *_ = self.messages(GREETING - BELLS)
+        for _ in range(BELLS):
+            assert self.message() == (own, True)
+            self.bells.append(self.fds.pop(own))
 
     def messages(self, nb: int) -> list[tuple[int, bool]]:
         return [self.message() for _ in range(nb)]
@@ -63,6 +73,8 @@ class Qemu:
     def close(self) -> None:
         for value in list(self.fds):
             self._forget(value)
+        while self.bells:
+            os.close(self.bells.pop())
         self.sock.close()
 
 

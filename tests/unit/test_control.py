@@ -227,7 +227,7 @@ def test_report(region: ControlRegion, instance: Instance) -> None:
     assert (s.load, s.available_capacity, s.active_flows, s.heartbeat_ns) == (250, 750, 4, now)
     assert (report.cmd_seen, report.requests, report.error, s.queue_depth, s.oldest_ns) == (3, 100, 11, 2, 7)
     assert (report.counters["handshakes"], report.counters["bad_index"], report.text) == (12, 0, "a last word")
-    assert len(report.counters) == lib.SL_CNT_MOVE_FAILED + 1
+    assert len(report.counters) == lib.SL_CNT_DOORBELL_FLOODS + 1
 
 
 @pytest.mark.parametrize("seed", range(20))

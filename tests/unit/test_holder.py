@@ -51,7 +51,7 @@ def test_nothing_leaks(holder: HolderClient, connect: Callable[[int], Qemu]) -> 
         holder.blob_put("b", "x" * 50_000)
         os.close(holder.edge_create("tcp-tls", 1, 4096).fd)
         wire.close_all(holder.fd_get("x"))
-        qemu.messages(5)
+        qemu.greeting()
         qemu.close()
         added.close()
         holder.instance_remove(vm_id)

@@ -95,7 +95,7 @@ def test_event_of_the_holders_own_death(holder: HolderClient) -> None:
 def test_killed_manager_is_started_again_and_finds_everything(holder: HolderClient, run_dir: Path,
                                                               connect: Callable[[int], Qemu]) -> None:
     qemu = connect(3)
-    qemu.messages(5)
+    qemu.greeting()
     before = holder.instance_get(3)
     first = holder.manager_start(["/bin/sleep", "1000"], run_dir / "manager.log")
     (died,) = events_of(holder, 1, lambda: os.kill(first, signal.SIGKILL))

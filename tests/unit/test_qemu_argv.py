@@ -31,7 +31,7 @@ def test_it_has_nothing_that_was_not_asked_for() -> None:
     (sandbox,) = found["-sandbox"]
     assert sandbox.startswith("on,")
     assert all(f"{what}=deny" in sandbox for what in ("obsolete", "elevateprivileges", "spawn", "resourcecontrol"))
-    assert found["-device"] == ["ivshmem-doorbell,id=doorbell,chardev=holder,vectors=1"]
+    assert found["-device"] == ["ivshmem-doorbell,id=doorbell,chardev=holder,vectors=16"]
 
 
 def test_files_and_sockets_are_descriptors() -> None:

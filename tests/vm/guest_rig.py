@@ -23,6 +23,7 @@ from pipeline.host.doorbells import ring
 from pipeline.host.edges import EdgeMemory, Sizes
 from pipeline.host.holder_client import HolderClient
 from pipeline.host.images import Image
+from pipeline.host.ivshmem import BELLS
 from pipeline.host.report import Report
 from pipeline.policy.model import Edge, LayerId, Side, VmState
 
@@ -106,7 +107,7 @@ class Guest:
                 "-append", f"{KERNEL_ARGUMENTS} {kernel_arguments}", "-serial", f"file:{self.console}",
                 "-chardev", f"socket,id=qmp,fd={theirs.fileno()}", "-mon", "chardev=qmp,mode=control",
                 *(more or ("-chardev", f"socket,id=iv,path={self.fds.facts.socket}",
-                           "-device", "ivshmem-doorbell,chardev=iv,vectors=1"))]
+                           "-device", f"ivshmem-doorbell,chardev=iv,vectors={BELLS}"))]
         self.started = time.monotonic()
         self.qemu = subprocess.Popen(argv, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
         self._stack.callback(self._end)
@@ -141,7 +142,7 @@ class Guest:
         address = {"type": "unix", "data": {"path": str(self.fds.facts.socket)}}
         backend = {"type": "socket", "data": {"addr": address, "server": False}}
         self.qmp("chardev-add", id="iv", backend=backend)
-        self.qmp("device_add", driver="ivshmem-doorbell", id="iv0", chardev="iv", vectors=1)
+        self.qmp("device_add", driver="ivshmem-doorbell", id="iv0", chardev="iv", vectors=BELLS)
 
     def cpu_seconds(self) -> float:
         fields = Path(f"/proc/{self.qemu.pid}/stat").read_text().rsplit(")", 1)[1].split()

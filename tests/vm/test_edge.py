@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Requests over an edge from a process to a guest: payloads, answers, and doorbells in both directions."""
 
-import socket
 import statistics
 import subprocess
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from support import ROOT
+from unit.holder_rig import Qemu
 from vm.guest_rig import Guest, Measured, guest_made
 
 from pipeline.host.control import Command, RouteEntry
@@ -39,20 +39,22 @@ class Peer:
     def __init__(self, program: Path, holder: HolderClient, edge: EdgeMemory, app: Guest) -> None:
         self._program, self._edge, self._app = program, edge, app
         self.fds = holder.instance_add(PEER_VM)
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.connect(str(self.fds.facts.socket))
+        self.client = Qemu(self.fds.facts.socket)
+        self.client.greeting()
         holder.instance_peers(app.vm_id, [PEER_VM])
+        (number,) = (f.bells[app.vm_id] for f in holder.instance_list() if f.vm_id == PEER_VM)
+        self.bell = self.client.bells[number]         # by which the app rings it
 
     def ask(self, requests: int, pause: float) -> list[tuple[int, int, int]]:
         """Status, microseconds and time of the end in ns, of each request. Once for each incarnation."""
-        fds = [self._edge.fd, self.fds.doorbell, self._app.fds.doorbell]
+        fds = [self._edge.fd, self.bell, self._app.fds.doorbell]
         argv = [self._program, *map(str, fds), str(self._app.vm_id), str(requests), str(round(pause * 1e6))]
         done = subprocess.run(argv, pass_fds=fds, capture_output=True, text=True, timeout=20, check=False)
         assert done.returncode == 0, f"{done.stdout}{done.stderr}{self._app.said()}"
         return [(int(status), int(us), int(ns)) for status, us, ns in map(str.split, done.stdout.splitlines())]
 
     def close(self) -> None:
-        self.sock.close()
+        self.client.close()
         self.fds.close()
 
 

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pipeline._native import lib
 from support.lab import Lab
 from system.clients import Load
+from system.flooder import flooding
 from system.swarm_rig import Swarm, eventually, swarm_made
 from vm.fakes import fake_of, switch
 
@@ -16,6 +18,7 @@ from pipeline.host.images import Image
 pytestmark = [pytest.mark.netns, pytest.mark.bpf, pytest.mark.qemu, pytest.mark.timeout(240)]
 
 PATIENCE = 60.0
+ELSE = 300         # other wakes in a second: heartbeats, the manager, requests
 FLOOD = Path(__file__).with_name("flood.c")
 
 
@@ -29,7 +32,9 @@ def swarm(module_lab: Lab, images: Path) -> Iterator[Swarm]:
 def test_registers_and_doorbells(swarm: Swarm, image: Image, images: Path, tmp_path: Path) -> None:
     """It has the seat of an app instance. It writes wild values into its registers, of every device and of every width,
     and rings all peers that there can be as fast as it can: the manager, the http instance, and who does not exist.
+    Both say who it is.
     """
+    (http,) = swarm.instances("http")
     switch(images, fake_of(image, tmp_path / "flood", FLOOD.read_text()))
     (good,) = swarm.eventually_active("app", 1, PATIENCE)
     try:
@@ -38,7 +43,9 @@ def test_registers_and_doorbells(swarm: Swarm, image: Image, images: Path, tmp_p
             bad = eventually(lambda: booting(swarm), "it boots", PATIENCE)
             log = swarm.run_dir / "log" / f"instance-{bad}.log"
             eventually(lambda: log.exists() and "registers of " in log.read_text(), "it writes", PATIENCE)
-            flooded = eventually(lambda: swarm.events("doorbell-flood"), "the flood is noticed", PATIENCE)
+            for whom in ("the manager", f"instance {http['vm_id']}"):
+                words = f"instance {bad} rings {whom} without end"
+                eventually(lambda words=words: told(swarm, words), words, PATIENCE)
             load.goes_on(100, PATIENCE)
             swarm.command("scale", "app=1")
             eventually(lambda: bad not in swarm.pids(), "it is ended", PATIENCE)
@@ -46,8 +53,40 @@ def test_registers_and_doorbells(swarm: Swarm, image: Image, images: Path, tmp_p
     finally:
         switch(images, image.folder)
     assert not load.failures
-    assert [f"instance {bad} " in text for text in flooded] == [True]
+    assert len(swarm.events("doorbell-flood")) == 2
     assert [i["vm_id"] for i in swarm.instances("app")] == [good["vm_id"]]
+
+
+def test_a_guest_is_rung_without_end(swarm: Swarm) -> None:
+    """By the http instance, a process. The guest masks that interrupt and serves on."""
+    (bad,), (good,) = swarm.instances("http"), swarm.eventually_active("app", 1, PATIENCE)
+    before = len(swarm.events("doorbell-flood"))
+
+    def number(name: str) -> int:
+        (found,) = (i["counters"].get(name, 0) for i in swarm.instances("app"))
+        return int(found)
+
+    with flooding(bad["pid"], good["pid"]) as rings:
+        words = f"instance {bad['vm_id']} rings instance {good['vm_id']} without end"
+        eventually(lambda: told(swarm, words), words, PATIENCE)
+        with Load(swarm.lab, connections=4) as load:
+            load.goes_on(50, PATIENCE)
+        swarm.published()
+        rung, wakes, muted = rings(), number("wakeups"), number("doorbell_floods")
+        eventually(lambda: number("doorbell_floods") >= muted + 2, "it goes on being a flood", PATIENCE)
+        swarm.published()
+        wakes, muted = number("wakeups") - wakes, number("doorbell_floods") - muted
+        assert rings() - rung > 10 * wakes, "there was no flood"
+    assert wakes <= (muted + 1) * (lib.SL_BELL_RINGS_MAX + ELSE)
+    assert not load.failures
+    assert len(swarm.events("doorbell-flood")) == before + 1
+    with Load(swarm.lab, connections=2, method="GET") as load:
+        load.goes_on(20, PATIENCE)
+    assert not load.failures
+
+
+def told(swarm: Swarm, words: str) -> bool:
+    return any(text.startswith(words) for text in swarm.events("doorbell-flood"))
 
 
 def booting(swarm: Swarm) -> int | None:

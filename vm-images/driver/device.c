@@ -13,45 +13,17 @@
  *
  * For Linux 6.1. Later kernels changed huge_fault (order), eventfd_signal (no count) and vm_flags (vm_flags_set). */
 #include <linux/mm.h>
-#include <linux/eventfd.h>
 #include <linux/idr.h>
-#include <linux/miscdevice.h>
 #include <linux/module.h>
-#include <linux/pci.h>
 #include <linux/pfn_t.h>
 #include <linux/poll.h>
 #include <asm/memtype.h>
 
-#include "abi/ivshmem.h"
+#include "device.h"
 #include "lines.h"
 
 #define IOC_INFO _IOR(SL_IVSHMEM_IOC, SL_IVSHMEM_INFO, struct sl_ivshmem_info)
 #define IOC_EVENTFD _IOW(SL_IVSHMEM_IOC, SL_IVSHMEM_EVENTFD, struct sl_ivshmem_eventfd)
-
-struct sliv;
-
-struct sliv_vector {
-	struct sliv *d;
-	struct eventfd_ctx *ev;		/* NULL: interrupts are dropped. Under d->evlock */
-	bool requested;
-};
-
-struct sliv {
-	struct miscdevice misc;
-	struct kref ref;
-	int number;			/* N of the node's name */
-	char name[24];
-	struct rw_semaphore lock;
-	bool gone;
-	bool opened;
-	struct address_space *mapping;	/* of the opener's inode */
-	void __iomem *regs;
-	phys_addr_t base;
-	struct sl_ivshmem_info info;
-	wait_queue_head_t wq;
-	spinlock_t evlock;
-	struct sliv_vector vectors[SL_IVSHMEM_VECTORS_MAX];
-};
 
 static DEFINE_IDA(numbers);
 
@@ -64,27 +36,6 @@ static void sliv_free(struct kref *k)
 }
 
 /* --- doorbells --- */
-
-static irqreturn_t vector_interrupt(int irq, void *arg)
-{
-	struct sliv_vector *v = arg;
-	unsigned long flags;
-
-	spin_lock_irqsave(&v->d->evlock, flags);
-	if (v->ev)
-		eventfd_signal(v->ev, 1);
-	spin_unlock_irqrestore(&v->d->evlock, flags);
-	return IRQ_HANDLED;
-}
-
-static void vector_bind(struct sliv_vector *v, struct eventfd_ctx *ev)
-{
-	spin_lock_irq(&v->d->evlock);
-	swap(v->ev, ev);
-	spin_unlock_irq(&v->d->evlock);
-	if (ev)
-		eventfd_ctx_put(ev);
-}
 
 static ssize_t sliv_write(struct file *f, const char __user *buf, size_t len, loff_t *pos)
 {
@@ -121,28 +72,11 @@ static long info_get(struct sliv *d, struct sl_ivshmem_info __user *to)
 	return copy_to_user(to, &i, sizeof(i)) ? -EFAULT : 0;
 }
 
-static long eventfd_set(struct sliv *d, const struct sl_ivshmem_eventfd __user *from)
-{
-	struct sl_ivshmem_eventfd e;
-	struct eventfd_ctx *ev = NULL;
-
-	if (copy_from_user(&e, from, sizeof(e)))
-		return -EFAULT;
-	if (e.vector >= d->info.nb_vectors)
-		return -EINVAL;
-	if (e.fd >= 0)
-		ev = eventfd_ctx_fdget(e.fd);
-	if (IS_ERR(ev))
-		return PTR_ERR(ev);
-	vector_bind(&d->vectors[e.vector], ev);
-	return 0;
-}
-
 static long sliv_ioctl(struct file *f, unsigned int cmd, unsigned long arg)
 {
 	switch (cmd) {
 	case IOC_INFO: return info_get(f->private_data, (void __user *)arg);
-	case IOC_EVENTFD: return eventfd_set(f->private_data, (void __user *)arg);
+	case IOC_EVENTFD: return vector_set(f->private_data, (void __user *)arg);
 	default: return -ENOTTY;
 	}
 }
@@ -236,9 +170,8 @@ static int sliv_release(struct inode *inode, struct file *f)
 {
 	struct sliv *d = f->private_data;
 
-	for (u32 i = 0; i < d->info.nb_vectors; i++)
-		vector_bind(&d->vectors[i], NULL);
 	down_write(&d->lock);
+	vectors_unbind(d);
 	d->mapping = NULL;
 	d->opened = false;
 	up_write(&d->lock);
@@ -277,28 +210,6 @@ static int memory_init(struct pci_dev *pdev, struct sliv *d)
 	if (!d->info.cached)
 		dev_warn(&pdev->dev, "memory at %pa is uncached (an MTRR says so); plug the device while the guest runs\n", &d->base);
 	return 0;
-}
-
-static int vectors_init(struct pci_dev *pdev, struct sliv *d)
-{
-	int n = pci_alloc_irq_vectors(pdev, 1, SL_IVSHMEM_VECTORS_MAX, PCI_IRQ_MSIX), r = 0;
-
-	d->info.nb_vectors = max(n, 0);	/* ivshmem-plain has none */
-	for (int i = 0; i < n && !r; i++) {
-		d->vectors[i].d = d;
-		r = request_irq(pci_irq_vector(pdev, i), vector_interrupt, 0, KBUILD_MODNAME, &d->vectors[i]);
-		d->vectors[i].requested = !r;
-	}
-	return r;
-}
-
-/* Afterwards no handler runs and none will. */
-static void vectors_free(struct pci_dev *pdev, struct sliv *d)
-{
-	for (u32 i = 0; i < d->info.nb_vectors; i++)
-		if (d->vectors[i].requested)
-			free_irq(pci_irq_vector(pdev, i), &d->vectors[i]);
-	pci_free_irq_vectors(pdev);
 }
 
 static int device_init(struct pci_dev *pdev, struct sliv *d)

@@ -231,6 +231,7 @@ static void serve(struct first *f)
 		shutdown(f->sock, SHUT_RDWR);
 		return;
 	}
+	sl_net_prepare();   /* if it has an interface already */
 	while (recv(f->sock, &seq, sizeof(seq), 0) == sizeof(seq))
 		assignment_grant(f, seq);
 }

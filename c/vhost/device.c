@@ -9,20 +9,7 @@
 
 enum { OK = -1 };                         /* otherwise which SL_VHOST_MSG_ or SL_VHOST_RING_ was violated */
 
-enum { F_PROTOCOL_FEATURES = 30 };        /* the transport's own feature bit: VHOST_USER_F_PROTOCOL_FEATURES */
-
 #define BIT(n) (1ull << (n))
-
-uint64_t sl_vhost_features(void)
-{
-	return BIT(VIRTIO_F_VERSION_1) | BIT(VIRTIO_F_RING_PACKED) | BIT(VIRTIO_F_IN_ORDER) | BIT(VIRTIO_RING_F_EVENT_IDX) |
-	       BIT(VIRTIO_NET_F_MRG_RXBUF) | BIT(VIRTIO_NET_F_MQ) | BIT(VIRTIO_NET_F_MTU) | BIT(F_PROTOCOL_FEATURES);
-}
-
-uint64_t sl_vhost_protocol_features(void)
-{
-	return BIT(SL_VU_F_MQ) | BIT(SL_VU_F_REPLY_ACK) | BIT(SL_VU_F_NET_MTU) | BIT(SL_VU_F_CONFIGURE_MEM_SLOTS);
-}
 
 static uint32_t nb_ring(const struct sl_vhost *d)
 {
@@ -91,7 +78,7 @@ static int ring_start(struct sl_vhost *d, uint32_t index)
 	if (!(d->features & BIT(VIRTIO_F_VERSION_1)) || !r->size || !r->has_addr || !ring_locate(d, r, &c) ||
 	    sl_vq_start(&r->vq, &c, &d->mem, d->count))
 		return SL_VHOST_RING_SETUP;
-	if (!(d->features & BIT(F_PROTOCOL_FEATURES)))
+	if (!(d->features & BIT(SL_VU_F_PROTOCOL_FEATURES)))
 		r->enabled = true;
 	ring_call(d, r);
 	d->count[SL_VHOST_STARTS]++;

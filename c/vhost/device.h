@@ -14,9 +14,10 @@
 
 #include "vhost/memory.h"
 #include "vhost/message.h"
+#include "vhost/offer.h"
 #include "vhost/queue.h"
 
-enum { SL_VHOST_PAIRS_MAX = 8, SL_VHOST_RINGS_MAX = 2 * SL_VHOST_PAIRS_MAX };
+enum { SL_VHOST_RINGS_MAX = 2 * SL_VHOST_PAIRS_MAX };
 
 struct sl_vhost_conf {
 	uint16_t nb_pair;                 /* 1 ... SL_VHOST_PAIRS_MAX: queue pairs that are offered */
@@ -46,10 +47,6 @@ struct sl_vhost {
 	uint64_t count[SL_VHOST_COUNT_NB];
 	struct sl_vhost_ring ring[SL_VHOST_RINGS_MAX];   /* even: to the guest, odd: from it */
 };
-
-/* What is offered. No checksum or segmentation offload in either direction, no indirect descriptors, no log. */
-uint64_t sl_vhost_features(void);
-uint64_t sl_vhost_protocol_features(void);
 
 void sl_vhost_init(struct sl_vhost *d, const struct sl_vhost_conf *conf);
 /* Stops all rings, closes and unmaps everything of the peer's; counters stay. */

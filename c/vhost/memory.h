@@ -14,8 +14,7 @@
 #include "base/base.h"
 #include "vhost/guard.h"
 #include "vhost/message.h"
-
-enum { SL_VHOST_REGIONS = 32 };
+#include "vhost/offer.h"
 
 struct sl_vhost_region {
 	uint64_t gpa, uva, len;

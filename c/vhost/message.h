@@ -40,6 +40,8 @@ enum {                                    /* bits of sl_vu_header.flags */
 	SL_VU_NEED_REPLY = 1 << 3,
 };
 
+enum { SL_VU_F_PROTOCOL_FEATURES = 30 };  /* the transport's own bit among the device's features */
+
 enum {                                    /* protocol features, bit numbers */
 	SL_VU_F_MQ = 0,
 	SL_VU_F_REPLY_ACK = 3,

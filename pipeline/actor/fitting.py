@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def spec(held: Held, member: Member, instance: Instance) -> InstanceSpec:
     return InstanceSpec(
         instance.vm_id, held.run_dir, member.fds.facts.socket, Path(app) if app else None,
         max((p.memory for p in pools), default=Layer.memory), pools[0].cpus if mine and pools else (),
-        crypto=any(p.wants for p in pools))
+        crypto=any(p.wants for p in pools), tap=None if mine else _tap(held, (p.id for p in pools)))
 
 
 def _in_vm(config: Config, layer: LayerId) -> bool:
@@ -57,9 +57,13 @@ def conf(held: Held, member: Member, instance: Instance, secrets: Secrets) -> li
 
 def outfit(held: Held, instance: Instance, number: int, given: Assignment) -> Outfit:
     grants = tuple(EdgeGrant(held.edges[s.edge].edge_id, held.edges[s.edge].fd) for s in instance.slots)
-    tap = TapSpec(held.nic.mac, held.mtu) if LayerId.TCP in instance.layers else None
+    tap = _tap(held, instance.layers)
     root = held.config.app.root if LayerId.APP in instance.layers else None
     return Outfit(number, given, grants, tap, held.config.tcp.backlog, root)
+
+
+def _tap(held: Held, layers: Iterable[LayerId]) -> TapSpec | None:
+    return TapSpec(held.nic.mac, held.mtu) if LayerId.TCP in layers else None
 
 
 def across(edge: Edge, layer: LayerId) -> LayerId:

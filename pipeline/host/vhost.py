@@ -1,15 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a virtual machine's QEMU and the router meet: a UNIX socket in a folder of their own (c/abi/router.h)."""
+"""Where a virtual machine's QEMU and the router meet: a UNIX socket in a folder of their own (c/abi/router.h).
+
+QEMU makes an interface only when somebody tells it what the back-end can do, and remembers what the guest's driver has
+chosen of that only if somebody is still there. For a machine that may never get a first layer that is not the router,
+which would be given the machine's memory: ``stand_in`` answers as the router would, and then leaves. Nobody is
+connected to the interface until the router is to be.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import os
-from contextlib import suppress
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 
+from pipeline._native import lib
 from pipeline.errors import RouterError
 
 SOCKET = "net"
+
+# vhost-user (c/vhost/message.h): request, flags, bytes that follow
+_HEADER = struct.Struct("<III")
+_U64 = struct.Struct("<Q")
+_REPLY = 1 | 1 << 2                  # version 1
+_NEED_REPLY = 1 << 3
+_PAYLOAD_MAX = 4096
+_GET_FEATURES, _GET_PROTOCOL_FEATURES, _GET_QUEUE_NUM, _GET_MAX_MEM_SLOTS = 1, 15, 17, 36
+_GET_VRING_BASE, _SET_VRING_KICK = 11, 12
 
 
 def folder_make(run_dir: Path, vm_id: int, user: int, router_group: int) -> Path:
@@ -41,6 +60,41 @@ def folder_remove(run_dir: Path, vm_id: int) -> None:
 def folders(run_dir: Path) -> set[int]:
     """The VMIDs that have one."""
     return {int(path.name) for path in _parent(run_dir).glob("*") if path.name.isdecimal()}
+
+
+@asynccontextmanager
+async def stand_in(run_dir: Path, vm_id: int) -> AsyncIterator[asyncio.Event]:
+    """Somebody is connected to the machine's QEMU, which listens there, and answers it as the router would. The event
+    comes when the guest uses the device. Raises OSError.
+    """
+    reader, writer = await asyncio.open_unix_connection(_parent(run_dir) / str(vm_id) / SOCKET)
+    used = asyncio.Event()
+    answering = asyncio.create_task(_answer(reader, writer, used))
+    try:
+        yield used
+    finally:
+        answering.cancel()
+        await asyncio.wait([answering])
+        with suppress(OSError):
+            await writer.wait_closed()
+
+
+async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, used: asyncio.Event) -> None:
+    """Hangs up at the first thing that is wrong. Descriptors that come, of the guest's memory too, are not taken."""
+    answers = {_GET_FEATURES: lib.sl_vhost_features(), _GET_PROTOCOL_FEATURES: lib.sl_vhost_protocol_features(),
+               _GET_QUEUE_NUM: lib.SL_VHOST_PAIRS_MAX, _GET_MAX_MEM_SLOTS: lib.SL_VHOST_REGIONS}
+    with closing(writer), suppress(OSError, EOFError):
+        while True:
+            request, flags, length = _HEADER.unpack(await reader.readexactly(_HEADER.size))
+            if length > _PAYLOAD_MAX:
+                return
+            payload = await reader.readexactly(length)
+            if request == _SET_VRING_KICK and payload[:1] == b"\1":      # of the second ring: there are two
+                used.set()
+            if request in answers or flags & _NEED_REPLY:
+                writer.write(_HEADER.pack(request, _REPLY, _U64.size) + _U64.pack(answers.get(request, 0)))
+            if request == _GET_VRING_BASE:       # the number of the ring, and how far it was used
+                writer.write(_HEADER.pack(request, _REPLY, _U64.size) + payload[:4] + bytes(4))
 
 
 def _parent(run_dir: Path) -> Path:

@@ -33,7 +33,8 @@ class InstanceSpec:
 
     What only virtual machines need: ``files`` is the folder that the layer app would serve, ``memory`` the machine's,
     in bytes, and ``node`` where that is to come from; None: anywhere. ``crypto``: it may be given an accelerator.
-    ``cpus``: where it may run; none: anywhere.
+    ``cpus``: where it may run; none: anywhere. ``tap``: the interface of a layer that it may be given; what takes long
+    about that may be done at once, as long as it reaches nobody.
     """
 
     vm_id: int
@@ -44,6 +45,7 @@ class InstanceSpec:
     cpus: tuple[int, ...] = ()
     node: int | None = None
     crypto: bool = False
+    tap: TapSpec | None = None
 
     @property
     def log_path(self) -> Path:

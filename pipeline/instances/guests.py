@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What virtual machines need of this machine, looked at before anything is started."""
+"""What virtual machines need of this machine, looked at before anything is started, and the files that they get."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from pipeline.errors import HostError
-from pipeline.host import images
-from pipeline.host.memory import HUGE_PAGE_LEN
+from pipeline.host import cpio, images
+from pipeline.host.images import Image
+from pipeline.host.memory import HUGE_PAGE_LEN, sealed_memfd
+from pipeline.instances.driver import InstanceSpec
 from pipeline.instances.kvm import Choice, accelerator
 from pipeline.instances.qemu_argv import PROGRAM, Accelerator
 from pipeline.policy.model import Driver, Layer, LayerId
 
 MEMINFO = Path("/proc/meminfo")
+FILES = PurePath("/srv")      # where a guest has the folder that its layer serves
 BESIDE = 160 << 20       # bytes of QEMU beside the guest's memory: the image, and under TCG the translated code
 
 
@@ -61,6 +64,18 @@ def check(layers: Iterable[Layer], files: PurePath | None, folder: Path | None =
         raise HostError(f"{number} virtual machines need {needed >> 20} MiB of memory, {there >> 20} MiB are available",
                         hint="lower `memory` or `instances` of the layers, or `vms` in [pool]")
     return Guests(memory // HUGE_PAGE_LEN, accelerator(found[0]))
+
+
+def initramfs(image: Image, spec: InstanceSpec) -> int:
+    """Opens the image's, with the files that the layer serves behind it, as they are now. Raises HostError."""
+    if spec.files is None:
+        return os.open(image.initramfs, os.O_RDONLY | os.O_CLOEXEC)
+    files_fit(spec.files, spec.memory)
+    data = images.initramfs_with(image, cpio.tree(spec.files, FILES.name))
+    fd = sealed_memfd(f"sl-initramfs-{spec.vm_id}", len(data))
+    with open(fd, "wb", closefd=False) as file:
+        file.write(data)
+    return fd
 
 
 def files_fit(folder: Path, memory: int) -> None:

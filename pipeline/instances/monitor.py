@@ -7,7 +7,8 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from qemu.qmp import EventListener, QMPClient, QMPError, Runstate
@@ -26,6 +27,9 @@ ENDS = {
     "host-signal": "somebody ended QEMU by a signal",
     "host-error": "QEMU met an error",
 }
+
+# somebody in the router's place, and when the guest uses the device: ``vhost.stand_in``
+StandIn = AbstractAsyncContextManager[asyncio.Event]
 
 logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)     # what it would say is raised as well
 
@@ -138,19 +142,50 @@ class Monitor:
         """Takes it away again, once the guest has let go of it. A guest that does not is lost."""
         await self._take(name, "object-del", f"m-{name}")
 
+    async def has_interface(self) -> bool:
+        """Whether the guest was given eth0. Raises InstanceError."""
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT):
+                devices = await self._qmp.execute("qom-list", {"path": "/machine/peripheral"})
+        except (QMPError, OSError, TimeoutError) as error:
+            raise InstanceError(f"{self._name} does not tell what it has: {_cause(error)}") from error
+        assert isinstance(devices, list)
+        return any(device["name"] == "eth0" for device in devices)
+
     async def plug_interface(self, path: str, mac: bytes, listening: Callable[[], None], **options: object) -> None:
         """Gives the guest eth0, to which the router connects at this path, seen from the folder in which QEMU was
         started. ``listening`` is called when it can: from then on QEMU, and the guest with it, waits until the router
         has. Raises InstanceError.
         """
+        with self._refusing_interface():
+            await self._listen(path)
+            listening()
+            await self._add_interface(mac, options)
+
+    async def plug_idle_interface(self, path: str, mac: bytes, stand_in: StandIn, **options: object) -> None:
+        """The same, with nobody at the other end: the router can connect there at any time. Raises InstanceError."""
+        with self._refusing_interface():
+            await self._listen(path)
+            async with stand_in as used:
+                await self._add_interface(mac, options)
+                async with asyncio.timeout(ANSWER_TIMEOUT):
+                    await used.wait()
+                await self._run("set_link", name="net", up=False)      # it stops the rings before it is left alone
+
+    async def _listen(self, path: str) -> None:
         address = {"type": "unix", "data": {"path": path}}
         backend = {"type": "socket", "data": {"addr": address, "server": True, "wait": False}}
+        await self._run("chardev-add", id="router", backend=backend)
+
+    async def _add_interface(self, mac: bytes, options: Mapping[str, object]) -> None:
+        await self._run("netdev_add", type="vhost-user", id="net", chardev="router")
+        device = {"driver": "virtio-net-pci", "id": "eth0", "netdev": "net", "mac": mac.hex(":"), "romfile": ""}
+        await self._run("device_add", **device, **options)
+
+    @contextlib.contextmanager
+    def _refusing_interface(self) -> Iterator[None]:
         try:
-            await self._run("chardev-add", id="router", backend=backend)
-            listening()
-            await self._run("netdev_add", type="vhost-user", id="net", chardev="router")
-            device = {"driver": "virtio-net-pci", "id": "eth0", "netdev": "net", "mac": mac.hex(":"), "romfile": ""}
-            await self._run("device_add", **device, **options)
+            yield
         except (QMPError, OSError, TimeoutError) as error:
             raise InstanceError(f"{self._name} did not take its interface: {_cause(error)}") from error
 

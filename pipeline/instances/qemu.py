@@ -31,7 +31,7 @@ from pathlib import Path, PurePath
 import structlog
 
 from pipeline.errors import HostError, InstanceError, LaunchError
-from pipeline.host import cgroups, cpio, images, namespaces, processes, vhost
+from pipeline.host import cgroups, images, namespaces, processes, vhost
 from pipeline.host.accelerators import Guest
 from pipeline.host.cpus import prefer_node
 from pipeline.host.images import Image
@@ -39,7 +39,7 @@ from pipeline.host.memory import sealed_memfd, shared_memfd
 from pipeline.host.processes import Process
 from pipeline.host.router import ROUTER_UID
 from pipeline.instances.driver import Driver, InstanceSpec, Outfit, Running
-from pipeline.instances.guests import check, files_fit
+from pipeline.instances.guests import FILES, check, initramfs
 from pipeline.instances.kvm import accelerator
 from pipeline.instances.monitor import Monitor
 from pipeline.instances.process import UID_BASE
@@ -48,7 +48,6 @@ from pipeline.instances.template import Template
 from pipeline.policy.model import Driver as DriverName
 from pipeline.policy.model import Layer
 
-FILES = PurePath("/srv")      # where a guest has the folder that its layer serves
 BOOTED = '"event":"booted"'      # what the guest says then
 MONITOR_TIMEOUT = 10.0        # seconds until QEMU has made the machine
 log = structlog.get_logger()
@@ -70,6 +69,7 @@ class QemuRunning(Running):
     socket_path: Path = Path()
     child: subprocess.Popen[bytes] | None = None
     crypto: bool = False         # its image can use one
+    interface: bool = False      # it has one, to which somebody may be connected
 
     @property
     def guest(self) -> Guest | None:
@@ -181,6 +181,11 @@ class QemuDriver(Driver):
             running = await launch.running()
             try:
                 await running.monitor.restore(state)
+                if spec.tap:      # what takes longest about it is that the guest finds the device
+                    stand_in = vhost.stand_in(spec.run_dir, spec.vm_id)
+                    await running.monitor.plug_idle_interface(vhost.SOCKET, spec.tap.mac, stand_in,
+                                                              **interface_options(running.accelerator))
+                    running.interface = True
                 # not before: the holder takes one connection, and a machine that must be booted instead needs it
                 holder = ours.enter_context(launch.holder())
                 await running.monitor.plug_doorbell(holder.fileno())
@@ -200,6 +205,7 @@ class QemuDriver(Driver):
                               accelerator=kind, socket_path=_monitor_path(spec), crypto=spec.crypto)
         try:
             await running.monitor.connect(running.socket_path, MONITOR_TIMEOUT)
+            running.interface = await running.monitor.has_interface()
         except InstanceError:              # of no use to anybody any more
             await self.stop(running)
             return None
@@ -212,8 +218,12 @@ class QemuDriver(Driver):
         assert isinstance(running, QemuRunning)
         await running.booted.wait()
         if outfit.tap:
-            await running.monitor.plug_interface(vhost.SOCKET, outfit.tap.mac, outfit.listening,
-                                                 **interface_options(running.accelerator))
+            if running.interface:
+                outfit.listening()
+            else:
+                await running.monitor.plug_interface(vhost.SOCKET, outfit.tap.mac, outfit.listening,
+                                                     **interface_options(running.accelerator))
+                running.interface = True
         for grant in outfit.edges:
             await running.monitor.plug(_device(grant.edge_id), grant.memfd)
 
@@ -223,6 +233,7 @@ class QemuDriver(Driver):
             await running.monitor.unplug(_device(grant.edge_id))
         if outfit.tap:
             await running.monitor.unplug_interface()
+            running.interface = False
 
     async def abandon(self, spec: InstanceSpec) -> None:
         await super().abandon(spec)
@@ -256,7 +267,7 @@ class _Launch:
         self._machine = Machine(
             spec.vm_id, spec.run_dir, chosen, spec.memory, memory_fd=self.memory_fd,
             kernel_fd=self._own(os.open(image.kernel, os.O_RDONLY | os.O_CLOEXEC)),
-            initramfs_fd=self._own(_initramfs(image, spec)), monitor_fd=listener.fileno())
+            initramfs_fd=self._own(initramfs(image, spec)), monitor_fd=listener.fileno())
 
     def settle(self) -> None:
         """Its memory is on the node where it is to run, if there is one. Takes a while when it is large."""
@@ -358,7 +369,7 @@ async def _to_its_end(step: Callable[..., object], *args: object) -> None:
 
 
 def _template_of(spec: InstanceSpec, image: Image) -> Template:
-    fd = _initramfs(image, spec)
+    fd = initramfs(image, spec)
     try:
         files = os.pread(fd, os.fstat(fd).st_size, 0)
     finally:
@@ -366,18 +377,6 @@ def _template_of(spec: InstanceSpec, image: Image) -> Template:
     program = processes.program(PROGRAM).resolve().stat()
     shape = f"{SHAPE} {spec.memory} {program.st_size} {program.st_mtime_ns}"
     return Template.of(image.folder, image.digest.encode(), files, shape.encode())
-
-
-def _initramfs(image: Image, spec: InstanceSpec) -> int:
-    """The image's, with the files that the layer serves behind it, as they are now."""
-    if spec.files is None:
-        return os.open(image.initramfs, os.O_RDONLY | os.O_CLOEXEC)
-    files_fit(spec.files, spec.memory)
-    data = images.initramfs_with(image, cpio.tree(spec.files, FILES.name))
-    fd = sealed_memfd(f"sl-initramfs-{spec.vm_id}", len(data))
-    with open(fd, "wb", closefd=False) as file:
-        file.write(data)
-    return fd
 
 
 def _clean_up(monitor_path: Path, vm_id: int) -> None:

@@ -58,6 +58,11 @@ def warm(swarm: Swarm) -> list[dict[str, Any]]:
     return [i for i in swarm.instances(state="ready") if not i["layers"]]
 
 
+def serves(swarm: Swarm, vm_id: int, layer: str) -> bool:
+    curl(swarm.lab.client, f"https://{swarm.lab.vip4}/")
+    return any(i["vm_id"] == vm_id and i["requests"] for i in swarm.instances(layer))
+
+
 def edges_mapped(pid: int) -> set[str]:
     return set(re.findall(r"memfd:sl-edge-(\S+)", Path(f"/proc/{pid}/maps").read_text()))
 
@@ -89,11 +94,42 @@ def test_qemu_has_no_rights_and_its_own_edges(whole: Swarm) -> None:
         assert edges_mapped(instance["pid"]) == EDGES[instance["layers"][0]]
 
 
+def mapped_by_router(swarm: Swarm) -> set[str]:
+    maps = Path(f"/proc/{swarm.status()['router']['pid']}/maps").read_text()
+    return set(re.findall(r"memfd:(sl-(?:guest|edge|control)\S+)", maps))
+
+
 def test_the_router_maps_the_guests_memory_and_no_edge(whole: Swarm) -> None:
-    """QEMU offers it all that is plugged into the machine."""
+    """QEMU offers it all that is plugged into the machine. Of a warm one, which may come to hold keys, nothing."""
+    eventually(lambda: warm(whole), "a warm machine", PATIENCE)
     (tcp,) = whole.instances("tcp")
-    maps = Path(f"/proc/{whole.status()['router']['pid']}/maps").read_text()
-    assert set(re.findall(r"memfd:(sl-(?:guest|edge|control)\S+)", maps)) == {f"sl-guest-{tcp['vm_id']}"}
+    assert mapped_by_router(whole) == {f"sl-guest-{tcp['vm_id']}"}
+
+
+def sockets(pid: int, state: str) -> int:
+    """How many are named `net` in the network namespace of that process: a connected one is where the client is."""
+    lines = [line.split() for line in Path(f"/proc/{pid}/net/unix").read_text().splitlines()]
+    return sum(words[5] == state and words[7:] == ["net"] for words in lines)
+
+
+def test_a_warm_machines_interface_reaches_nobody(whole: Swarm) -> None:
+    """It is there before it is needed. The router is connected while the machine is a first layer's, and only then."""
+    listens, connected = "01", "03"
+    (spare,) = eventually(lambda: warm(whole), "a warm machine", PATIENCE)
+    vm_id, pid = spare["vm_id"], spare["pid"]
+    with Load(whole.lab, connections=2, method="GET") as load:
+        for layer, interfaces, links in ((None, 1, 1), ("app", 1, 1), ("tcp", 1, 2), ("app", 0, 1)):
+            if layer:
+                whole.command("assign", str(vm_id), layer)
+                eventually(partial(serves, whole, vm_id, layer), f"{vm_id} serves {layer}", PATIENCE)
+            assert sockets(pid, listens) == interfaces
+            assert sockets(whole.status()["router"]["pid"], connected) == links
+            assert (f"sl-guest-{vm_id}" in mapped_by_router(whole)) == (layer == "tcp")
+            load.goes_on(10)
+    assert not load.failures
+    assert whole.pids()[vm_id] == pid
+    whole.command("scale", "app=2")
+    eventually(lambda: len(whole.instances("app")) == 2, "as many as before", PATIENCE)
 
 
 def test_a_later_manager_takes_the_machines_over(whole: Swarm) -> None:
@@ -120,15 +156,10 @@ def test_a_machine_gets_other_layers(whole: Swarm) -> None:
     once. It serves each layer.
     """
     walker, pid = (whole.instances("app")[0][key] for key in ("vm_id", "pid"))
-
-    def serves(layer: str) -> bool:
-        curl(whole.lab.client, f"https://{whole.lab.vip4}/")
-        return any(i["vm_id"] == walker and i["requests"] for i in whole.instances(layer))
-
     with Load(whole.lab, connections=2, method="GET") as load:
         for layer in ("tcp", "tls", "tcp", "http", "app"):
             whole.command("assign", str(walker), layer)
-            eventually(partial(serves, layer), f"{walker} serves {layer}", PATIENCE)
+            eventually(partial(serves, whole, walker, layer), f"{walker} serves {layer}", PATIENCE)
             assert whole.pids()[walker] == pid and edges_mapped(pid) == EDGES[layer]
             load.goes_on(10)
     assert not load.failures

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* rtnetlink (rtnetlink(7)) by libmnl: five requests, each acknowledged by the kernel. */
+/* rtnetlink (rtnetlink(7)) by libmnl: requests, each acknowledged by the kernel. */
 #include "layers/tcp/net.h"
 
 #include <arpa/inet.h>
@@ -90,6 +90,12 @@ static int net_open(struct sl_net *n, uint32_t mtu, int timeout_ms)
 		return -ETIMEDOUT;
 	err = link_up(n, n->lo, 0);
 	return err ? err : link_up(n, n->ifindex, mtu);
+}
+
+static void net_close(struct sl_net *n)
+{
+	if (n->nl)
+		mnl_socket_close(n->nl);
 }
 
 static bool is_v4(const uint8_t addr[16])
@@ -193,6 +199,15 @@ static int service_setup(struct sl_net *n, const struct sl_service_seat *s, int 
 	return err ? err : nb;
 }
 
+void sl_net_prepare(void)
+{
+	struct sl_net n = {0};
+
+	if (!net_open(&n, 0, 0))
+		routes_add(&n);
+	net_close(&n);
+}
+
 int sl_net_setup(const struct sl_assignment *a, int backlog, int timeout_ms, struct sl_listener *ret)
 {
 	struct sl_net n = {0};
@@ -205,8 +220,7 @@ int sl_net_setup(const struct sl_assignment *a, int backlog, int timeout_ms, str
 	}
 	if (err >= 0)
 		err = routes_add(&n);
-	if (n.nl)
-		mnl_socket_close(n.nl);
+	net_close(&n);
 	while (err < 0 && nb)
 		close(ret[--nb].fd);
 	return err < 0 ? err : nb;

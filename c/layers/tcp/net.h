@@ -14,6 +14,10 @@ struct sl_listener {
 	__u32 service;
 };
 
+/* What of that does not depend on an assignment, so that it need not be done when there is one: lo and eth0 up, the next
+ * hops. Without eth0, or when something fails, the set-up does it or tells. */
+void sl_net_prepare(void);
+
 /* Waits until eth0 is there, brings it (with the assignment's MTU) and lo up, gives it the virtual IPs of the TCP
  * services that begin at this assignment's layer, and default routes of both families to the router's next hops
  * (abi/router.h). Opens a listening socket, not blocking, on each address. To be called in the namespace. Returns how

@@ -207,6 +207,7 @@ class Router:
 
         For instances that a former manager started, too: the router keeps the link that it has.
         """
+        vhost.admit(self._spec.run_dir, vm_id, ROUTER_UID)
         self._port_put(vm_id, _Port(_mask(slots), is_vhost=True))
 
     def port_restore(self, vm_id: int, slots: Iterable[int]) -> None:
@@ -225,11 +226,12 @@ class Router:
 
     def port_remove(self, vm_id: int) -> None:
         """Forgets the instance's port, here, in the router and in the holder. A tap is gone then; the folder of a
-        virtual machine stays as long as that, which may get another port.
+        virtual machine, which may get another port, stays as long as that, closed to the router.
         """
         self._ports.pop(vm_id, None)
         self._removed.add(vm_id)
         self._holder.fd_remove(f"{TAP_KEY}{vm_id}")
+        vhost.shut_out(self._spec.run_dir, vm_id)
         with suppress(NoRouter):
             self._ports_del()
 

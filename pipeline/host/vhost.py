@@ -31,21 +31,38 @@ _GET_FEATURES, _GET_PROTOCOL_FEATURES, _GET_QUEUE_NUM, _GET_MAX_MEM_SLOTS = 1, 1
 _GET_VRING_BASE, _SET_VRING_KICK = 11, 12
 
 
-def folder_make(run_dir: Path, vm_id: int, user: int, router_group: int) -> Path:
+def folder_make(run_dir: Path, vm_id: int, user: int) -> Path:
     """The folder where QEMU, which runs as ``user``, listens for the router, at ``net``.
 
-    Nobody else comes near. QEMU can not reach it by its path either: it is started in it (``path=net``) or inherits it
+    Nobody else comes near, nor does the router while it has no port there (``admit``): whoever connects is given the
+    machine's memory. QEMU can not reach it by its path either: it is started in it (``path=net``) or inherits it
     (``path=/proc/self/fd/N/net``), with umask 0 and ``-chardev socket,id=ID,path=PATH,server=on,wait=off``. A listener
     that it inherits is refused by QEMU 7.2: "does not support FD passing".
     """
     folder = _parent(run_dir) / str(vm_id)
     try:
         folder.parent.mkdir(mode=0o711, exist_ok=True)
-        folder.mkdir(mode=0o710, exist_ok=True)
-        os.chown(folder, user, router_group)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        os.chown(folder, user, -1)
     except OSError as error:
         raise RouterError(f"cannot make {folder}: {error.strerror or error}") from error
     return folder
+
+
+def admit(run_dir: Path, vm_id: int, router_group: int) -> None:
+    """From now on the router can connect there. Raises RouterError."""
+    folder = _parent(run_dir) / str(vm_id)
+    try:
+        os.chown(folder, -1, router_group)
+        folder.chmod(0o710)
+    except OSError as error:
+        raise RouterError(f"cannot open {folder} for the router: {error.strerror or error}") from error
+
+
+def shut_out(run_dir: Path, vm_id: int) -> None:
+    """The opposite, if there is such a folder."""
+    with suppress(FileNotFoundError):
+        (_parent(run_dir) / str(vm_id)).chmod(0o700)
 
 
 def folder_remove(run_dir: Path, vm_id: int) -> None:

@@ -37,7 +37,6 @@ from pipeline.host.cpus import prefer_node
 from pipeline.host.images import Image
 from pipeline.host.memory import sealed_memfd, shared_memfd
 from pipeline.host.processes import Process
-from pipeline.host.router import ROUTER_UID
 from pipeline.instances.driver import Driver, InstanceSpec, Outfit, Running
 from pipeline.instances.guests import FILES, check, initramfs
 from pipeline.instances.kvm import accelerator
@@ -291,7 +290,7 @@ class _Launch:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC | os.O_CLOEXEC    # of this start alone
         output = self._own(os.open(self._spec.log_path, flags, 0o600))
         # where its interface is, if it gets one
-        folder = vhost.folder_make(self._spec.run_dir, self._spec.vm_id, user, ROUTER_UID)
+        folder = vhost.folder_make(self._spec.run_dir, self._spec.vm_id, user)
         # restore_signals: a full log must be no reason to die
         self._child = namespaces.spawn_alone(
             [*LIMITS, *self._argv], stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=folder, umask=0,

@@ -29,11 +29,14 @@ from support import ROOT
 from support.lab import Lab, in_netns, lab_made, netns_made
 from support.leftovers import leftovers
 
+from pipeline.host.vhost import admit, folder_make
+
 INSTALLED = shutil.which("swarmline-router", path=Path(sys.executable).parent)
 PROGRAM = os.environ.get("SWARMLINE_ROUTER") or INSTALLED
 VM_ID = 1
 VIPS = ("10.77.0.10", "fd77::10")
 NEXT_HOPS = ("169.254.77.1", "fe80::1")
+ROUTER_GID = 65534         # of a router that is told no other
 ROUTER_MAC = "02:73:6c:00:00:01"
 
 IFF_TUN, IFF_TAP, IFF_NO_PI, IFF_VNET_HDR = 0x0001, 0x0002, 0x1000, 0x4000
@@ -205,6 +208,12 @@ class Rig:
             "-6 route add default via fe80::1 dev eth0",
         ):
             run("ip", "-n", self.instance, *command.split())
+
+    def vhost_folder(self, vm_id: int, user: int | None = None) -> Path:
+        """Where a QEMU that runs as this user listens, open for the router."""
+        folder = folder_make(self.run_dir, vm_id, os.getuid() if user is None else user)
+        admit(self.run_dir, vm_id, ROUTER_GID)
+        return folder
 
     def classifier_attach(self, stub: Path) -> None:
         # below the mount point: where the folder of a pin is no bpffs, bpftool mounts one over it

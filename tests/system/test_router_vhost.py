@@ -16,10 +16,9 @@ from support.lab import in_netns
 from support.needs import require
 from system.router_rig import ECHO, VIPS, Rig, eventually, ffi, rig_made, run, stub_built
 
-from pipeline.host.vhost import folder_make, folder_remove
+from pipeline.host.vhost import folder_remove
 
 pytestmark = [pytest.mark.netns, pytest.mark.bpf]
-ROUTER_GID = 65534  # of a router that is told no other
 VM_ID = 2
 PAGE = 4096
 GPA, UVA = 0x10000, 0x7F0000000000
@@ -53,7 +52,7 @@ class Peer:
         self._stack = stack
         self.listener = stack.enter_context(socket.socket(socket.AF_UNIX))
         self.listener.settimeout(10)
-        self.listener.bind(str(folder_make(rig.run_dir, VM_ID, os.getuid(), ROUTER_GID) / "net"))
+        self.listener.bind(str(rig.vhost_folder(VM_ID) / "net"))
         (rig.run_dir / "vhost" / str(VM_ID) / "net").chmod(0o666)
         self.listener.listen()
         stack.callback(folder_remove, rig.run_dir, VM_ID)
@@ -256,7 +255,7 @@ def test_vhost_port_listens_or_connects(rig: Rig) -> None:
         assert rig.ask("PORT_ADD_VHOST", vm_id=2).nb_port == 2  # now a client
         assert peer.recv(100) == b""
     (rig.run_dir / "peer.sock").unlink()
-    place = folder_make(rig.run_dir, 2, os.getuid(), ROUTER_GID)
+    place = rig.vhost_folder(2)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.settimeout(10)
         listener.bind(str(place / "net"))
@@ -274,7 +273,7 @@ def test_vhost_port_listens_or_connects(rig: Rig) -> None:
 
 def test_vhost_peer_must_own_its_folder(rig: Rig) -> None:
     """Whoever owns a folder can not lead the router to somebody else's socket."""
-    place = folder_make(rig.run_dir, 2, 4711, ROUTER_GID)
+    place = rig.vhost_folder(2, user=4711)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.settimeout(10)
         listener.bind(str(rig.run_dir / "vhost/other"))

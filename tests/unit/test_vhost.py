@@ -43,7 +43,7 @@ def played(run_dir: Path, play: Callable[[FrontEnd, asyncio.Event], Awaitable[No
     """With a stand-in connected to it. Whether it has hung up in the end."""
     async def run() -> bool:
         came: asyncio.Future[FrontEnd] = asyncio.get_running_loop().create_future()
-        folder = folder_make(run_dir, VM_ID, os.getuid(), os.getgid())
+        folder = folder_make(run_dir, VM_ID, os.getuid())
         server = await asyncio.start_unix_server(lambda *ends: came.set_result(FrontEnd(*ends)), folder / SOCKET)
         async with server, asyncio.timeout(10):
             async with stand_in(run_dir, VM_ID) as used:

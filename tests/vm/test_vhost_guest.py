@@ -20,13 +20,11 @@ from vm.guest_rig import KERNEL_ARGUMENTS
 
 from pipeline.host import cpio, images
 from pipeline.host.images import Image
-from pipeline.host.vhost import folder_make
 
 pytestmark = [pytest.mark.qemu, pytest.mark.netns, pytest.mark.bpf]
 SERVER = Path(__file__).with_name("net_echo.c")
 KILLS = int(os.environ.get("SWARMLINE_VHOST_KILLS", "20")) // 10
 LINK_BACK_S, LOST_S = 1.0, 5.0
-ROUTER_GID = 65534         # of a router that is told no other
 MUCH = 16 << 20
 
 # Sends a datagram each 5 ms until one comes back; prints how long that took.
@@ -55,7 +53,7 @@ class Guest:
         flags = ("-static", "-O2", "-Wall", "-Wextra", "-Werror")
         subprocess.run(["gcc", *flags, "-o", program, SERVER], check=True)
         initramfs.write_bytes(images.initramfs_with(image, {"init": cpio.regular(program.read_bytes(), 0o755)}))
-        place = folder_make(rig.run_dir, VM_ID, os.getuid(), ROUTER_GID)
+        place = rig.vhost_folder(VM_ID)
         options += f",mac={rig.mac},mq={'on' if queues > 1 else 'off'}"
         argv = [
             *("qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-smp", str(queues), "-nodefaults"),

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+import stat
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -125,6 +126,8 @@ def test_a_warm_machines_interface_reaches_nobody(whole: Swarm) -> None:
             assert sockets(pid, listens) == interfaces
             assert sockets(whole.status()["router"]["pid"], connected) == links
             assert (f"sl-guest-{vm_id}" in mapped_by_router(whole)) == (layer == "tcp")
+            folder = whole.run_dir / "vhost" / str(vm_id)
+            assert stat.S_IMODE(folder.stat().st_mode) == (0o710 if layer == "tcp" else 0o700)
             load.goes_on(10)
     assert not load.failures
     assert whole.pids()[vm_id] == pid

@@ -11,7 +11,7 @@ from pipeline.host.control import RouteEntry
 from pipeline.host.doorbells import ring
 from pipeline.host.pins import MAGLEV_SIZE
 from pipeline.policy.model import RoutingTable, Swarm
-from pipeline.policy.routing import maglev_table, next_table
+from pipeline.policy.routing import lent_slots, maglev_table, next_table
 
 
 class Routes:
@@ -21,6 +21,7 @@ class Routes:
         self._held = held
         self.table = RoutingTable()
         self._tables: dict[int, tuple[tuple[int, int], ...]] = {}      # service -> what its Maglev table is made of
+        self._lent: dict[int, bytes] = {}      # which of that table's slots await the replacement of one that left
 
     def set(self, table: RoutingTable, wanted: Swarm) -> None:
         held = self._held
@@ -81,6 +82,11 @@ class Routes:
         old = classifier.table(service)
         known = old is not None and any(old)
         tell = router.table_set if router and self._held.config.nic.devargs else None
-        table = next_table(old, key) if old and known else maglev_table(key, MAGLEV_SIZE)
+        if old and known:
+            lent = self._lent.get(service, b"")
+            table = next_table(old, key, lent)
+            self._lent[service] = lent_slots(old, table, lent)
+        else:
+            table = maglev_table(key, MAGLEV_SIZE)
         classifier.set_table(service, table, tell)
         self._tables[service] = key

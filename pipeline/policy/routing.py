@@ -126,17 +126,20 @@ def maglev_table(entries: Sequence[tuple[int, int]], size: int) -> array[int]:
     return table
 
 
-def next_table(old: Sequence[int], entries: Sequence[tuple[int, int]]) -> array[int]:
+def next_table(old: Sequence[int], entries: Sequence[tuple[int, int]], lent: bytes = b"") -> array[int]:
     """The table for these entries that changes as few slots of the old one as there can be: nobody's slot goes to
     another who was there before, except what a smaller share must give up. When one of n equals joins or leaves, one
     slot in n changes.
 
-    What is given up, and who gets what is free, follows the slots' order, so it depends on nothing but the two tables.
+    What is ``lent`` (of ``lent_slots``) is given up first: who replaces one that left gets its slots, and both steps
+    together change no slot of those that stayed. Apart from that, what is given up, and who gets what is free, follows
+    the slots' order.
     """
     _check(entries, len(old))
     wanted = _slot_counts(sorted(entries), len(old))
     table = array("H", old)
-    for slot, vm_id in enumerate(table):
+    for slot in sorted(range(len(old)), key=lent.__getitem__) if any(lent) else range(len(old)):
+        vm_id = table[slot]
         if wanted.get(vm_id, 0) > 0:
             wanted[vm_id] -= 1
         else:
@@ -149,6 +152,15 @@ def next_table(old: Sequence[int], entries: Sequence[tuple[int, int]]) -> array[
             table[slot] = vm_id
         lacking = [(vm_id, count - 1) for vm_id, count in lacking if count > 1]
     return table
+
+
+def lent_slots(old: Sequence[int], new: Sequence[int], before: bytes = b"") -> bytes:
+    """Of each slot of a table made by ``next_table``, 1 if it is its owner's only since the one that had it left, else
+    0. ``before``: the same of the old table.
+    """
+    stay = set(old) & set(new)
+    return bytes(was if now == then else then not in stay and now in stay
+                 for then, now, was in zip(old, new, before or bytes(len(old)), strict=True))
 
 
 def _slot_counts(entries: Sequence[tuple[int, int]], size: int) -> dict[int, int]:

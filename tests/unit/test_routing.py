@@ -17,6 +17,7 @@ from pipeline.policy.routing import (
     WEIGHT_MAX,
     disruption,
     is_news,
+    lent_slots,
     maglev_table,
     next_routing,
     next_table,
@@ -250,6 +251,27 @@ def test_who_joins_or_leaves_moves_its_own_share_only(ids: list[int], other: int
         assert between_others <= len(everybody)
     assert set(without) == set(ids)
     assert all(abs(share - 1 / len(ids)) < 0.001 for share in shares(without).values())
+
+
+@given(vm_ids)
+@settings(max_examples=20, deadline=None)
+def test_a_replacement_gets_the_slots_of_the_dead(ids: list[int]) -> None:
+    """Again and again: the tables of those that stay are what they were before the death."""
+    *stay, dead, new = ids
+    tables = [maglev_table([(vm_id, 800) for vm_id in (*stay, dead)], SMALL)]
+    lent = b""
+    for members in ((*stay,), (*stay, new), (*stay,), (*stay, dead)) if stay else ():
+        tables.append(next_table(tables[-1], [(vm_id, 800) for vm_id in members], lent))
+        lent = lent_slots(tables[-2], tables[-1], lent)
+    for table in tables[2::2]:
+        changed = [(a, b) for a, b in zip(tables[0], table, strict=True) if a != b]
+        others = [pair for pair in changed if {*pair} != {dead, new}]
+        assert len(others) <= 2 * len(ids)      # rounding
+        assert len(changed) <= SMALL / (len(stay) + 1) + 2 * len(ids)
+    for table in tables[1::2]:      # nothing of those that stay moved
+        moved = sum(a != b for a, b in zip(tables[0], table, strict=True) if a != dead)
+        assert moved <= 2 * len(ids)
+    assert sum(lent) <= 2 * len(ids)
 
 
 @given(st.dictionaries(st.integers(1, 1023), st.integers(1, 65535), min_size=1, max_size=8),

@@ -195,30 +195,30 @@ class SwarmEvents:
 
     # ---- what fate does
 
-    def _kill(self, _layer: str, instance: dict[str, Any]) -> dict[str, Any]:
+    def _kill(self, layer: str, instance: dict[str, Any]) -> dict[str, Any]:
         start = time.monotonic()
         os.kill(instance["pid"], signal.SIGKILL)
-        self._until("noticing the death", lambda s: instance["vm_id"] not in _active_ids(s))
-        seen = time.monotonic()
+        fields = self._replaced(layer, instance, start)
         self.whole()
-        return {
-            "what": f"vm {instance['vm_id']}",
-            "seen_ms": (seen - start) * 1e3,
-            "back_ms": (time.monotonic() - start) * 1e3,
-        }
+        return fields
 
     def _stall(self, layer: str, instance: dict[str, Any]) -> dict[str, Any]:
         """Stopped until the swarm has noticed, or has not for too long; then it wakes up again."""
         start = time.monotonic()
         os.kill(instance["pid"], signal.SIGSTOP)
         try:
-            self._until("noticing the stall", lambda s: instance["vm_id"] not in _active_ids(s))
-            seen = time.monotonic()
-            self._until("replacing the stalled", lambda s: _active(s, layer) >= _wanted(s, layer))
+            fields = self._replaced(layer, instance, start)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(instance["pid"], signal.SIGCONT)
         self.whole()
+        return fields
+
+    def _replaced(self, layer: str, instance: dict[str, Any], start: float) -> dict[str, Any]:
+        """Waits until this one is known to be lost, then until its layer has as many active instances as before."""
+        self._until("noticing it", lambda s: instance["vm_id"] not in _active_ids(s))
+        seen = time.monotonic()
+        self._until("replacing it", lambda s: _active(s, layer) >= _wanted(s, layer))
         return {
             "what": f"vm {instance['vm_id']}",
             "seen_ms": (seen - start) * 1e3,

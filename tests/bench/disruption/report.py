@@ -45,8 +45,10 @@ def table(results: Iterable[Result]) -> Table:
             "failed: a definite error; allowed: those of them that the death of an instance may cost; "
             "retried: on an idle connection that the "
             "server closed; blocked: longest time without any right answer, median / worst event; "
-            "back: until the capacity is there again; moved: known flows that the classifier gave to another "
-            "instance; remapped: share of new flows that an event gives to another instance than before; noise: time "
+            "back: until the capacity is there again (of a kill or stall: from it until the layer has as many active "
+            "instances as before); moved: known flows that the classifier gave to another "
+            "instance; remapped: share of new flows that an event gives to another instance than before (a dead or "
+            "drained one of n first-layer instances had 1/n of them: its replacement gets these); noise: time "
             "in which the machine did not even let the clients run"
         ),
     )

@@ -118,6 +118,66 @@ def test_the_last_tls_instance(swarm: Swarm) -> None:
     swarm.command("scale", "tls=2")
 
 
+class SlowHandshake:
+    """A client that waits before its last flight."""
+
+    def __init__(self, sock: socket.socket, version: ssl.TLSVersion) -> None:
+        self._sock, self._came, self._goes = sock, ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = tls_context(version).wrap_bio(self._came, self._goes, server_hostname="swarmline.test")
+        self._step(self._tls.do_handshake)
+        self._send()
+        while not self._goes.pending:
+            self._hear()
+            self._step(self._tls.do_handshake)
+
+    def ask(self) -> bytes:
+        """Goes on, and returns the answer to a request."""
+        self._until(self._tls.do_handshake)
+        self._tls.write(GET)
+        data = b""
+        while not data.endswith(INDEX):
+            data += self._until(lambda: self._tls.read(65536))
+        return data
+
+    def _until(self, step: Callable[[], Any]) -> Any:
+        while (done := self._step(step)) is ...:
+            self._send()
+            self._hear()
+        self._send()
+        return done
+
+    def _step(self, step: Callable[[], Any]) -> Any:
+        """What it returns; ... if it waits for the server."""
+        try:
+            return step()
+        except ssl.SSLWantReadError:
+            return ...
+
+    def _send(self) -> None:
+        self._sock.sendall(self._goes.read())
+
+    def _hear(self) -> None:
+        piece = self._sock.recv(65536)
+        assert piece, "the server ended it"
+        self._came.write(piece)
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_handshake_that_ends_late(swarm: Swarm, version: ssl.TLSVersion) -> None:
+    """It is waited for, and what is asked then is answered."""
+    with dial(swarm.lab, 443) as sock:
+        client = SlowHandshake(sock, version)
+        swarm.published()
+        (leaver,) = (i for i in swarm.instances("tls") if i["active_flows"])
+        swarm.command("drain", str(leaver["vm_id"]))
+        idle = max(i["vm_id"] for i in swarm.instances("app"))
+        swarm.command("drain", str(idle))
+        eventually(lambda: idle not in swarm.pids(), "who has nothing left is gone")
+        assert leaver["vm_id"] in swarm.pids(), "it has a client"
+        assert client.ask().startswith(b"HTTP/1.1 200 ")
+        eventually(lambda: leaver["vm_id"] not in swarm.pids(), "it goes")
+
+
 def slow_client(lab: Lab, *, last: bool = True) -> socket.socket:
     """It has asked for everything, said that this was all if it was the ``last``, and takes nothing yet."""
 

@@ -27,7 +27,7 @@ enum {
 	SL_TRACE_CAP = 1024,              /* events, a power of two */
 	SL_TEXT_LEN = 160,
 	SL_BELL_PERIOD_NS = 1000000000,   /* a peer's doorbell that rings more than SL_BELL_RINGS_MAX times oftener than anything came */
-	SL_BELL_RINGS_MAX = 1000,         /* is not listened to for the rest of this period */
+	SL_BELL_RINGS_MAX = 200,          /* is not listened to for the rest of this period */
 	SL_LATENCY_MAX = 24,              /* buckets: 2 µs to 17 s */
 };
 

@@ -4,7 +4,8 @@
  * Each peer that may ring has a doorbell of its own, so that it can neither silence another's nor ring unseen. An honest one
  * rings once for what it has published, at most: it rings no more often than entries and completions come, but for some that
  * are still on their way. One that does is not listened to for the rest of the period, is named in VMStatus, and costs no more
- * than SL_BELL_RINGS_MAX wakes in each. What it publishes meanwhile is found with the next heartbeat. */
+ * than SL_BELL_RINGS_MAX wakes in each. What it publishes meanwhile is found with the next heartbeat. When it stops, it is
+ * forgiven. */
 #include "base/base.h"
 #include "instance/guest.h"
 #include "instance/instance.h"

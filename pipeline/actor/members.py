@@ -121,11 +121,15 @@ class Members:
         self._on_news()
 
     def flooded(self, member: Member, bell: int) -> None:
-        """An instance says that one of its doorbells rings without end: who rings it is told, once."""
+        """An instance says that one of its doorbells rings without end: who rings it is told, once. Between virtual
+        machines that doorbell is taken away for good, as QEMU would go on to listen to it.
+        """
         vm_id = member.instance.vm_id
         facts = next(facts for facts in self._held.holder.instance_list() if facts.vm_id == vm_id)
         who = {peer for peer, its in facts.bells.items() if its == bell} - member.flooders
         member.flooders |= who
+        if len(who) == 1 and member.instance.driver is DriverName.QEMU:
+            self._held.holder.instance_silence(min(who), vm_id)
         if who:
             names = " or ".join(map(str, sorted(who)))
             self._note("doorbell-flood",

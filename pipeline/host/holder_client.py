@@ -166,6 +166,10 @@ class HolderClient:
         """Exactly those that it may ring, besides the manager."""
         self._ask("instance.peers", vm_id=vm_id, peers=sorted(peers))
 
+    def instance_silence(self, vm_id: int, peer: int) -> None:
+        """The instance, if it is a virtual machine, can not ring that peer any more."""
+        self._ask("instance.silence", vm_id=vm_id, peer=peer)
+
     def instance_remove(self, vm_id: int) -> None:
         self._ask("instance.remove", vm_id=vm_id)
 

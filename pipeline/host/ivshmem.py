@@ -21,7 +21,7 @@ are enough, so it can tell who rings, and nobody can empty or fill another's. Nu
 
 A peer is announced only to those that the manager lets ring it, and only while it is connected. QEMU's device (7.2)
 frees a peer's doorbells when it left and uses them when the same peer joins again, so who is added with ``retracts``
-false is told of no peer that left, and of each VMID once.
+false is told of no peer that left, but of one that it must not ring any more, and of each VMID once.
 
 State of an instance here: ``waiting -> connected -> gone``; never back. QEMU does not reconnect, and whoever
 connects to the socket of a dead instance is not that instance: a new start is a new VMID, or ``remove`` and
@@ -62,6 +62,7 @@ class Instance:
         self.listener: socket.socket | None = None
         self.conn: socket.socket | None = None
         self.outbox: Outbox | None = None
+        self.silenced: set[int] = set()     # those of them that it can not ring any more
         self.bells_of: dict[int, int] = {}  # who may ring it, or might -> by which of its doorbells
         self.fds: list[int] = []            # control region, doorbell 0, the manager's for it, the other doorbells
         try:
@@ -154,6 +155,14 @@ class IvshmemServer:
         for peer in sorted(wanted - instance.known):
             self._tell_joined(instance, peer)
         self._settle()
+
+    def silence(self, vm_id: int, peer: int) -> None:
+        """QEMU shall not ring that peer for its guest any more, ever. Nothing can be taken away from a process."""
+        instance = self.instances[vm_id]
+        if not instance.retracts and peer in instance.known - instance.silenced:
+            instance.silenced.add(peer)
+            self._send(instance, peer)
+            self._settle()
 
     def remove(self, vm_id: int) -> None:
         """Forgets the instance. Its VMID may be added again: nobody will mistake the new one for it."""

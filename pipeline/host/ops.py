@@ -15,6 +15,7 @@ instance.add       vm_id, retracts           vm_id, socket, state, connected, pe
                                              for the manager, the manager's doorbell for it
 instance.get       vm_id                     the same
 instance.peers     vm_id, peers              exactly those that it may ring, besides the manager
+instance.silence   vm_id, peer               a virtual machine can not ring that peer any more
 instance.remove    vm_id
 instance.list                                instances
 blob.put           key, value (any JSON)     kept in memory and in DIR/state.json: for ``down`` after a crash
@@ -161,6 +162,10 @@ class Ops:
         if not isinstance(peers, list) or len(peers) > VM_MAX or not all(type(peer) is int for peer in peers):
             raise Refused("peers is no list of VMIDs")
         self._ivshmem.peers_set(self._instance(request).vm_id, peers)
+        return {}, []
+
+    def _op_instance_silence(self, request: wire.Message, _fds: Fds) -> Reply:
+        self._ivshmem.silence(self._instance(request).vm_id, int(request["peer"]))
         return {}, []
 
     def _op_instance_remove(self, request: wire.Message, _fds: Fds) -> Reply:

@@ -9,7 +9,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from system.swarm_rig import eventually
@@ -32,8 +32,9 @@ def eventfds(pid: int) -> dict[int, int]:
     """Number of each eventfd in the kernel -> the process's descriptor."""
     found = {}
     for path in Path(f"/proc/{pid}/fdinfo").iterdir():
-        if number := re.search(r"^eventfd-id:\s*(\d+)", path.read_text(), re.MULTILINE):
-            found[int(number[1])] = int(path.name)
+        with suppress(FileNotFoundError):           # closed just now
+            if number := re.search(r"^eventfd-id:\s*(\d+)", path.read_text(), re.MULTILINE):
+                found[int(number[1])] = int(path.name)
     return found
 
 

@@ -121,10 +121,26 @@ def test_one_that_can_not_forget_is_told_of_each_peer_once(holder: HolderClient,
     for peers in ([2], [], [2]):
         holder.instance_peers(1, peers)
     assert hub.message() == (2, True)
+    for _ in range(2):
+        holder.instance_silence(1, 2)
+        holder.instance_silence(1, 3)
+        holder.instance_peers(1, [2])
+    assert hub.message() == (2, False)                     # unless it must not ring it any more: that once, too
     peer.close()
     until(lambda: state_of(holder, 2) == "gone")
     assert hub.silent()
     hub.close()
+
+
+def test_a_process_is_not_silenced(holder: HolderClient, connect: Callable[[int], Qemu]) -> None:
+    """It would not forget the doorbell, but take the peer for dead."""
+    hub, peer = connect(1), connect(2)
+    hub.greeting()
+    peer.greeting()
+    holder.instance_peers(1, [2])
+    assert hub.message() == (2, True)
+    holder.instance_silence(1, 2)
+    assert hub.silent()
 
 
 def test_removed_instance_is_not_mistaken_for_the_next(holder: HolderClient,

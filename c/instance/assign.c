@@ -160,11 +160,10 @@ static int edges_attach(struct sl_runner *r)
 	return 0;
 }
 
-static int take(struct sl_runner *r)
+static int layer_init(struct sl_runner *r)
 {
 	struct sl_instance *inst = &r->inst;
 	const struct sl_layer *layer = layer_find(inst->assignment.layer);
-	int err;
 
 	if (!layer)
 		return sl_instance_fail(inst, ENOENT, "no layer number %u in this build", inst->assignment.layer);
@@ -172,9 +171,24 @@ static int take(struct sl_runner *r)
 		return sl_instance_fail(inst, EINVAL, "assignment: too many edges");
 	inst->layer = layer;
 	snprintf(r->log.who, sizeof(r->log.who), "\"vm_id\":%u,\"layer\":\"%s\"", inst->vm_id, layer->name);
-	err = layer->init ? layer->init(inst) : 0;
+	return layer->init ? layer->init(inst) : 0;
+}
+
+/* What can be done before the grants are here. */
+static int prepare(struct sl_runner *r)
+{
+	const struct sl_layer *layer = layer_find(r->inst.assignment.layer);
+
+	return layer && layer->early ? layer_init(r) : 0;
+}
+
+static int take(struct sl_runner *r)
+{
+	struct sl_instance *inst = &r->inst;
+	int err = inst->layer ? 0 : layer_init(r);
+
 	err = err ? err : edges_attach(r);
-	err = !err && layer->start ? layer->start(inst) : err;
+	err = !err && inst->layer->start ? inst->layer->start(inst) : err;
 	sl_grants_drop(r);
 	return err;
 }
@@ -193,6 +207,9 @@ int sl_assignment_poll(struct sl_runner *r)
 		if (r->guest)
 			sl_guest_ask(r);
 		sl_state_set(r, r->waiting ? SL_VM_BOOTING : SL_VM_READY);
+		err = prepare(r);
+		if (err)
+			return err;
 	}
 	if (!r->waiting || r->granted.assignment != r->inst.assignment.seq)
 		return 0;

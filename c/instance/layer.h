@@ -40,6 +40,7 @@ struct sl_layer {
 	bool (*rehearse)(struct sl_instance *inst);
 	/* Returns 0 or -errno after sl_instance_fail() has put the reason into words. */
 	int (*init)(struct sl_instance *inst);
+	bool early;   /* init takes nothing that is granted: it need not wait for that, which takes a guest a while */
 	int (*start)(struct sl_instance *inst);     /* NULL: nothing to do */
 	/* No new flow from now on; end idle ones politely. The instance is drained once inst->active_flows is 0. */
 	void (*drain)(struct sl_instance *inst);

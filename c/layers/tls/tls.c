@@ -364,6 +364,7 @@ const struct sl_layer sl_layer_tls = {
 	.load = tls_load,
 	.rehearse = sl_tls_rehearse,
 	.init = tls_init,
+	.early = true,
 	.drain = tls_drain,
 	.moves = true,
 	.stop = tls_stop,

@@ -29,7 +29,7 @@ UP_TIMEOUT = 120.0
 def up(file: Annotated[Path, typer.Argument(help="Config file, for example examples/https.toml.")],
        detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when every layer is active.")] = False,
        run_dir: RunDir = RUN_DIR, as_json: Json = False) -> None:
-    """Start a swarm, and end it again with Ctrl-C unless detached.
+    """Start a swarm, and end it again with Ctrl-C unless detached. What is left of one that was killed is ended first.
 
     The logs of one that did not come up are kept beside RUN_DIR, in RUN_DIR.failed, until the next `up`.
 

@@ -321,3 +321,16 @@ def test_a_deadline_tells_what_it_cuts(swarm: Swarm) -> None:
     assert all(data.endswith(BODY) for data, how in ends if how == "fin")
     words = f"tcp instance {leaver['vm_id']} had its time to drain; flows left: {len(cut)}"
     assert swarm.events("drain-deadline") == [words]
+
+
+def test_a_handshake_that_never_ends(swarm: Swarm) -> None:
+    """Its client learns at the deadline that nobody waits any more."""
+    reloaded(swarm, {"swarm": {"drain_timeout": "1s"}})
+    with dial(swarm.lab, 443) as sock:
+        SlowHandshake(sock, ssl.TLSVersion.TLSv1_3)
+        swarm.published()
+        (leaver,) = (i for i in swarm.instances("tls") if i["active_flows"])
+        swarm.command("drain", str(leaver["vm_id"]))
+        assert received(sock)[1] == "reset"
+    words = f"tls instance {leaver['vm_id']} had its time to drain; flows left: 1"
+    eventually(lambda: words in swarm.events("drain-deadline"), "it is told")

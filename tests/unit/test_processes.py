@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -107,6 +108,21 @@ def test_killing_spares_the_caller_and_strangers(start: Start, tmp_path: Path) -
     assert [member.wait() for member in members] == [-9, -9]
     assert stranger.poll() is None
     assert processes.kill_all(tmp_path) == []
+
+
+def test_a_slow_look_is_not_a_refusal_to_die(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a starved machine it takes longer to find them than they may take to die."""
+    member, look, times = start(f"--run-dir={tmp_path}"), processes.find, []
+
+    def slow(run_dir: Path) -> list[Process]:
+        if not times:
+            time.sleep(1.1)
+        times.append(time.monotonic())
+        return look(run_dir)
+
+    monkeypatch.setattr(processes, "find", slow)
+    assert [process.pid for process in processes.kill_all(tmp_path, timeout=1)] == [member.pid]
+    assert member.wait() == -9
 
 
 def test_cleaning_up_removes_only_what_swarms_make(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ enum {
 	 * its own step and must meet every slot; below 2^16, so that a 32-bit hash becomes a slot by one
 	 * multiplication ((hash * size) >> 32), not a division. */
 	SL_MAGLEV_SIZE = 65521,
-	SL_MAGLEV_PROBES = 8,         /* slots tried to find an instance that is ACTIVE: the table may lag behind vms */
+	SL_MAGLEV_PROBES = 16,        /* slots tried to find an instance that is ACTIVE: the table may lag behind vms */
 
 	SL_QUEUES_MAX = 64,           /* receive queues of the NIC */
 	SL_SERVICE_KEYS_MAX = 256,    /* address, port, protocol */

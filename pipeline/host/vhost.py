@@ -92,6 +92,7 @@ async def stand_in(run_dir: Path, vm_id: int) -> AsyncIterator[asyncio.Event]:
     finally:
         answering.cancel()
         await asyncio.wait([answering])
+        writer.close()                 # it may not even have begun
         with suppress(OSError):
             await writer.wait_closed()
 

@@ -8,7 +8,8 @@
     QMP: running                         ◀───
                                                                               BOOTING   ◀───   takes its seed, is warm
     QMP: one ivshmem-plain device        ───▶      hot-plugs it                         ───▶   attaches, READY
-    for each edge, and eth0 for tcp                                                           as that layer
+    for each edge, and eth0 for tcp,                                                          as that layer
+    if it was not restored with one
 
 QEMU is the manager's child while that lives, and then the holder's. A later manager finds it by the words on its
 command line and connects to its monitor, RUN_DIR/instances/VMID.qmp.

@@ -149,7 +149,8 @@ static int mgr_make(struct multi *m)
 	*(void **)&mgr_alloc = dlsym(RTLD_DEFAULT, "alloc_mb_mgr");
 	*(void **)&mgr_init = dlsym(RTLD_DEFAULT, "init_mb_mgr_auto");
 	*(void **)&m->mgr_free = dlsym(RTLD_DEFAULT, "free_mb_mgr");
-	if (!mgr_alloc || !mgr_init || !m->mgr_free)
+	/* it asks the processor for AVX, and not whether the kernel lets anybody use that */
+	if (!mgr_alloc || !mgr_init || !m->mgr_free || !__builtin_cpu_supports("avx"))
 		return -EOPNOTSUPP;
 	m->mgr = mgr_alloc(0);
 	if (!m->mgr)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* An accelerator for guests, where there is none: preloaded into the instance, it has QEMU's device edu be a card whose
- * driver is one of DPDK's of software. That it is found, bound, met, used and gone is real.
+/* An accelerator for guests, where there is none: preloaded into the instance, it has a device of QEMU's, of the vendor
+ * CARD_VENDOR, be a card whose driver is one of DPDK's of software. That it is found, bound, met, used and gone is real.
  * It also makes the processor one without a fast library for records, or the card would be slower than that. */
 #include <dlfcn.h>
 #include <rte_bus_vdev.h>
@@ -10,6 +10,9 @@
 #include <string.h>
 
 #define CARD "crypto_aesni_gcm"
+#ifndef CARD_VENDOR
+#define CARD_VENDOR "0x1234"   /* of edu */
+#endif
 
 void *dlopen(const char *file, int flags)
 {
@@ -17,6 +20,17 @@ void *dlopen(const char *file, int flags)
 
 	*(void **)&next = dlsym(RTLD_NEXT, "dlopen");
 	return file && strstr(file, "libIPSec_MB.so") ? NULL : next(file, flags);
+}
+
+void init_mb_mgr_sse(void *mgr);
+void init_mb_mgr_auto(void *mgr, int *arch);
+
+/* The driver's library takes AVX where the processor has it, though the kernel may not have enabled it: so in a guest of
+ * a guest. And it says of none that it is fit, so that nobody uses it as software. */
+void init_mb_mgr_auto(void *mgr, int *arch)
+{
+	(void)arch;
+	init_mb_mgr_sse(mgr);
 }
 
 static bool is_card(const char *device)
@@ -30,7 +44,7 @@ static bool is_card(const char *device)
 		*vendor = 0;
 	if (f)
 		fclose(f);
-	return !strncmp(vendor, "0x1234", 6);
+	return !strncmp(vendor, CARD_VENDOR, 6);
 }
 
 int rte_eal_hotplug_add(const char *bus, const char *device, const char *arguments)

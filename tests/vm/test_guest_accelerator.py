@@ -7,7 +7,6 @@ told to be of no use. All else is as it would be with a real card, but for who p
 """
 
 import socket
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,37 +14,21 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from support import ROOT
 from support.lab import Lab
 from system.clients import Load, curl
 from system.swarm_rig import INDEX, Swarm, eventually, swarm_made
-from vm.fakes import fake_with, init_of
+from vm.cards import card_image, kind_of, weights_follow
 from vm.guest_rig import Qmp
 
-from pipeline.host import cpio
 from pipeline.host import images as guest_images
 from pipeline.host.images import CRYPTO, Image
 from pipeline.host.processes import BIN_VARIABLE
-from pipeline.policy.affinity import FASTEST, crypto_speed
-from pipeline.policy.model import Crypto
-from pipeline.policy.routing import CAPACITY_STEPS
 
 pytestmark = [pytest.mark.netns, pytest.mark.bpf, pytest.mark.qemu, pytest.mark.dpdk, pytest.mark.timeout(240)]
 
 PATIENCE = 60.0
 CHANGES: dict[str, Any] = {"layer.tcp": {"instances": 1}, "layer.http": {"instances": 1}, "layer.app": {"instances": 1},
                            "layer.tls": {"instances": 2, "driver": "qemu", "wants": "crypto"}}
-# the guest's first program: AES-NI and PCLMULQDQ are taken away from OpenSSL
-FIRST = """
-#include <stdlib.h>
-#include <unistd.h>
-int main(void)
-{
-	setenv("OPENSSL_ia32cap", "~0x200000200000000", 1);
-	setenv("LD_PRELOAD", "/card.so", 1);
-	return execl("/instance", "/instance", NULL);
-}
-"""
 # the manager has the machine's own monitor
 QEMU = """#!/bin/sh
 for word; do case $word in --vm-id=*) id=${{word#*=}};; esac; done
@@ -79,14 +62,6 @@ class Rig:
         return (self.swarm.run_dir / f"log/instance-{vm_id}.log").read_text(errors="replace")
 
 
-def built(source: str | Path, to: Path, *words: str) -> bytes:
-    """What gcc makes of C."""
-    text = source if isinstance(source, str) else source.read_text()
-    argv = ["gcc", "-O1", "-Wall", "-Wextra", "-Werror", "-D_GNU_SOURCE", "-x", "c", "-", "-x", "none", "-o", str(to)]
-    subprocess.run([*argv, *words], input=text, text=True, check=True)
-    return to.read_bytes()
-
-
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
     """One that QEMU, who is nobody, may enter."""
@@ -97,16 +72,10 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def rig(module_lab: Lab, crypto_image: Image, folder: Path) -> Iterator[Rig]:
-    flags = subprocess.run(["pkg-config", "--cflags", "libdpdk"], capture_output=True, text=True, check=True).stdout
-    card = built(ROOT / "tests/vm/guest_card.c", folder / "card.so", "-shared", "-fPIC", *flags.split(),
-                 "-l:librte_bus_vdev.so.23")
-    fake = fake_with(crypto_image, folder / "image", {
-        "init": cpio.regular(built(FIRST, folder / "init", "-static"), 0o755),
-        "instance": cpio.regular(init_of(crypto_image), 0o755), "card.so": cpio.regular(card, 0o755)})
     images, monitors, programs = (folder / name for name in ("images", "monitors", "bin"))
     for made in (images, monitors, programs):
         made.mkdir()
-    (images / CRYPTO).symlink_to(fake)
+    (images / CRYPTO).symlink_to(card_image(crypto_image, folder))
     monitors.chmod(0o777)
     script = programs / "qemu-system-x86_64"
     script.write_text(QEMU.format(folder=monitors))
@@ -118,54 +87,31 @@ def rig(module_lab: Lab, crypto_image: Image, folder: Path) -> Iterator[Rig]:
             yield Rig(swarm, monitors)
 
 
-def kind_of(rig: Rig, vm_id: int, kind: str) -> Crypto:
-    """What the instance has measured, once it works with that."""
-    def told() -> Crypto | None:
-        (found,) = (i["crypto"] for i in rig.swarm.instances("tls") if i["vm_id"] == vm_id)
-        return Crypto(**found) if found["kind"] == kind else None
-
-    return eventually(told, f"instance {vm_id} works with {kind}")
-
-
-def weights_follow(rig: Rig) -> None:
-    """The table's weights are those of what is measured, when the swarm is idle. A table stands until one of them is a
-    quarter off, and a bit of load is an eighth.
-    """
-    def follow() -> bool:
-        measured = {i["vm_id"]: Crypto(**i["crypto"]) for i in rig.swarm.instances("tls")}
-        due = {one: FASTEST * CAPACITY_STEPS * crypto_speed(crypto, measured.values())
-               for one, crypto in measured.items()}
-        weights = {r["vm_id"]: r["weight"] for r in rig.swarm.status()["routing_table"]["layers"]["tls"]}
-        return all(abs(weights[one] - weight) <= 0.4 * weight for one, weight in due.items())
-
-    eventually(follow, "weights as measured")
-
-
 def test_a_card_in_a_machine_seals_records_comes_and_goes(rig: Rig) -> None:
     """Its weight follows, and no request fails. The guests' clocks count what else runs here, so numbers are rough."""
     first, other = sorted(i["vm_id"] for i in rig.swarm.eventually_active("tls", 2, PATIENCE))
-    software = kind_of(rig, first, "software")
+    software = kind_of(rig.swarm, first, "software")
     with Load(rig.swarm.lab, connections=2, method="GET") as before:
         rig.plug(first)
-        device = kind_of(rig, first, "device")
+        device = kind_of(rig.swarm, first, "device")
         assert all(ours > theirs for ours, theirs in zip(device.seal_mbps, software.seal_mbps, strict=True))
         with Load(rig.swarm.lab, connections=6, method="GET") as load:      # most of them by the card
             load.goes_on()
             rig.pull(first)
-            kind_of(rig, first, "software")
+            kind_of(rig.swarm, first, "software")
             load.goes_on()
             rig.plug(first)
-            kind_of(rig, first, "device")
+            kind_of(rig.swarm, first, "device")
             load.goes_on()
         before.goes_on()
     assert not before.failures + load.failures
     assert (before.reopened, load.reopened) == (before.connections, load.connections), "one was ended"
-    kind_of(rig, other, "software")
+    kind_of(rig.swarm, other, "software")
     assert rig.said(first).count("is gone") == 1
-    weights_follow(rig)
+    weights_follow(rig.swarm)
     rig.pull(first)
-    kind_of(rig, first, "software")        # nobody asks it to seal anything: it notices by itself
-    weights_follow(rig)
+    kind_of(rig.swarm, first, "software")        # nobody asks it to seal anything: it notices by itself
+    weights_follow(rig.swarm)
 
 
 def test_one_that_can_not_seal_records_is_told(rig: Rig) -> None:
@@ -177,5 +123,5 @@ def test_one_that_can_not_seal_records_is_told(rig: Rig) -> None:
     assert "crypto_virtio" in line and "neither AES-GCM nor ChaCha20-Poly1305" in line
     rig.pull(other)
     rig.plug(other)
-    kind_of(rig, other, "device")       # the next one is used
+    kind_of(rig.swarm, other, "device")       # the next one is used
     assert curl(rig.swarm.lab.client, f"https://{rig.swarm.lab.vip4}/") == INDEX

@@ -40,12 +40,13 @@ def up(file: Annotated[Path, typer.Argument(help="Config file, for example examp
     edges = preflight.machine(config)
     say: Callable[[str], None] = (lambda text: None) if as_json else (lambda text: print(text, flush=True))
     guests = preflight.guests(config)
+    _clear_away(run_dir)
     needs = pages.needs(run_dir, config, edges, guests.pages if guests else 0)
-    holder = holder_client.start(run_dir)       # raises AlreadyRunning before anything is changed
+    holder_client.start(run_dir)       # raises AlreadyRunning before anything is changed
     kept = run_dir.with_name(f"{run_dir.name}.failed")
     shutil.rmtree(kept, ignore_errors=True)
     try:
-        _clear_away(run_dir, holder)
+        _restore_hardware(run_dir)
         pages.reserve(run_dir, *needs, say)
         _start_manager(run_dir, file)
         _wait_until_up(run_dir, say)
@@ -63,15 +64,19 @@ def up(file: Annotated[Path, typer.Argument(help="Config file, for example examp
         _stay(run_dir, say)
 
 
-def _clear_away(run_dir: Path, holder: int) -> None:
+def _clear_away(run_dir: Path) -> None:
     """What is left of a swarm that was killed here: processes that were spared or just being started, and the
-    classifier, whose maps would be taken for this swarm's.
+    classifier, whose maps would be taken for the next swarm's.
     """
-    processes.kill_all(run_dir, spare=holder)
-    with suppress(ClassifierError), Pins(pin_root(run_dir)) as pins:
-        pins.detach()       # done when it returns; a link whose pin goes is freed later
-    umount_pins(run_dir)
-    _restore_hardware(run_dir)
+    if not run_dir.exists() and not processes.find(run_dir):
+        return
+    with holder_client.vacant(run_dir) as free:
+        if not free:
+            return
+        processes.kill_all(run_dir)
+        with suppress(ClassifierError), Pins(pin_root(run_dir)) as pins:
+            pins.detach()       # done when it returns; a link whose pin goes is freed later
+        umount_pins(run_dir)
 
 
 def _start_manager(run_dir: Path, file: Path) -> None:

@@ -9,11 +9,13 @@ belong to the caller.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -258,6 +260,22 @@ class HolderClient:
             wire.close_all(got)
             raise HolderError(f"the holder refused {op}: {reply.get('error')}")
         return reply, got
+
+
+@contextmanager
+def vacant(run_dir: Path) -> Iterator[bool]:
+    """Whether no holder has the folder; then none takes it during the block."""
+    run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = os.open(run_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)     # as the holder does
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        free = True
+    except BlockingIOError:
+        free = False
+    try:
+        yield free
+    finally:
+        os.close(lock)
 
 
 def start(run_dir: Path) -> int:

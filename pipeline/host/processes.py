@@ -160,15 +160,15 @@ def _front_end(process: Process) -> bool:
     return any(Path(word).name == "swarmline" for word in process.argv[:2])
 
 
-def kill_all(run_dir: Path, timeout: float = 10.0, *, spare: int = 0) -> list[Process]:
-    """Kills every process of the swarm but ``spare``; those that would start others first. Returns those killed.
+def kill_all(run_dir: Path, timeout: float = 10.0) -> list[Process]:
+    """Kills every process of the swarm; those that would start others first. Returns those killed.
 
     Raises HostError if some are still there so long after they were sent the signal: on a starved machine it takes
     seconds to find them.
     """
     killed: dict[tuple[int, int], Process] = {}
     deadline = math.inf
-    while left := [process for process in find(run_dir) if process.pid != spare]:
+    while left := find(run_dir):
         if time.monotonic() > deadline:
             raise HostError(f"these processes do not die: {', '.join(str(p.pid) for p in left)}",
                             hint="they are blocked in the kernel: see /proc/PID/stack")

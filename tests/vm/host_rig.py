@@ -2,14 +2,18 @@
 """A virtual machine that plays the bare-metal host: an IOMMU, real functions behind root ports, the project in it.
 
 Its kernel is that of the guest images; its programs (Python, QEMU, DPDK) are this machine's /usr, read only, by
-virtiofs, as is the environment that swarmline is installed in. A Python there calls functions of ``vm/host_side.py``.
+virtiofs, as are the environment that swarmline is installed in, the source tree, both at their places, and a folder of
+images. A Python there calls functions of ``vm/host_side.py``, or of another module of tests.
+
+Its processor is one of AMD's with SVM, which QEMU emulates: KVM works there, and a machine inside it is not much slower
+than the one around it.
 """
 
 import json
 import shutil
 import socket
 import subprocess
-import sysconfig
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,28 +25,45 @@ from support import ROOT
 from pipeline.host import cpio, debs, images
 
 VIRTIOFSD = Path("/usr/lib/qemu/virtiofsd")
-MODULES = ("virtio_pci", "virtio_net", "fuse", "virtiofs", "vfio_pci", "vfio_iommu_type1")
+MODULES = ("virtio_pci", "virtio_net", "fuse", "virtiofs", "vfio_pci", "vfio_iommu_type1", "veth", "tun",
+           "kvm_amd")
 KERNEL_ARGUMENTS = ("console=ttyS0 quiet panic=-1 cryptomgr.notests mitigations=off nokaslr no_timer_check rodata=off "
                     "rdinit=/init")
 BOOT_TIMEOUT = 120.0       # 5 s are usual; more than twenty times that were seen on a busy machine
 CALL_TIMEOUT = 120.0
 
-# The shell's part. /usr and the environment come by virtiofs; the rest is as in the archive.
+# The shell's part. /usr and other folders come by virtiofs; the rest is as in the archive, but in a file system that
+# can be left by pivot_root(2), as a sandbox does: the first one can not.
 INIT = """#!/bb/busybox sh
-export PATH=/bb:/usr/bin:/usr/sbin
-/bb/busybox --install -s /bb
-mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
-mkdir -p /dev/hugepages; mount -t hugetlbfs huge /dev/hugepages
+export PATH=/bb
+if [ ! -e /new ]; then
+	/bb/busybox --install -s /bb
+	mkdir /new
+	mount -t tmpfs root /new
+	cp -a bb modules nested.elf init dev etc /new/
+	cd /new
+	mkdir new proc sys tmp usr run root images var
+	exec switch_root /new /init </new/dev/console >/new/dev/console 2>&1
+fi
+mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev; mount -t cgroup2 cgroup /sys/fs/cgroup
+mkdir -p /dev/hugepages /dev/shm; mount -t hugetlbfs huge /dev/hugepages; mount -t tmpfs shm /dev/shm
 for m in /modules/*; do insmod $m || echo "no $m"; done
-mount -t virtiofs -o ro usr /usr && mount -t virtiofs -o ro site /site || echo "no shares"
-chmod 755 /; mkdir -p /var/run             # DPDK asks for both
+chgrp kvm /dev/kvm && chmod 660 /dev/kvm   # as udev does
+mkdir -p {environment} {project}
+for s in usr:/usr environment:{environment} project:{project} images:/images; do
+	mount -t virtiofs -o ro ${{s%%:*}} ${{s#*:}} || echo "no share $s"
+done
+chmod 755 /; ln -s /run /var/run             # DPDK asks for both
 for l in bin lib lib64 sbin; do ln -sfn usr/$l /$l; done
 ip link set lo up
 export LD_LIBRARY_PATH=/usr/lib/x86_64-linux-gnu:/usr/lib/x86_64-linux-gnu/blas:/usr/lib/x86_64-linux-gnu/lapack
-PYTHONPATH=/site:/tests PYTHONDONTWRITEBYTECODE=1 python3 -S -c "from vm.host_side import serve; serve()"
+export PATH=/usr/bin:/usr/sbin:/bb HOME=/root
+export SWARMLINE_IMAGES=/images PYTHONPATH={project}/tests PYTHONDONTWRITEBYTECODE=1
+{python} -c "import {side}; from vm.host_side import serve; serve(vars({side}))"
 echo "the agent ended"
 poweroff -f
 """
+ETC = {"passwd": "root:x:0:0:root:/root:/bin/sh\n", "group": "root:x:0:\nkvm:x:105:\n"}
 
 QUEUES = ",max_ioqpairs=18,msix_qsize=17"      # enough that VFs can have some
 # Root ports give each function a group and a reset of its own; behind the bridge to plain PCI they share one.
@@ -62,18 +83,23 @@ DEVICES = """
 class Host:
     """The machine, booted."""
 
-    def __init__(self, image: images.Image, folder: Path, stack: ExitStack) -> None:
+    def __init__(self, image: images.Image, folder: Path, stack: ExitStack, side: str, memory: int,
+                 inside: Path | None) -> None:
         self.console = folder / "console.log"
         self._log = folder / "qemu.log"
         self._folder, self._stack = folder, stack
-        shares = [self._share("usr", Path("/usr")), self._share("site", Path(sysconfig.get_path("purelib")))]
+        if inside is None:
+            inside = folder / "images"
+            inside.mkdir()
+        shares = [self._share(*share) for share in (("usr", Path("/usr")), ("environment", Path(sys.prefix)),
+                                                    ("project", ROOT), ("images", inside))]
         initramfs = folder / "initramfs"
-        initramfs.write_bytes(_initramfs(folder))
+        initramfs.write_bytes(_initramfs(folder, side))
         disk = folder / "disk"
         disk.write_bytes(bytes(4 << 20))
         agent = folder / "agent.sock"
         argv = ["qemu-system-x86_64", "-M", "q35,memory-backend=ram", "-accel", "tcg", "-cpu", "max", "-smp", "2",
-                "-m", "1024", "-object", "memory-backend-memfd,id=ram,size=1024M,share=on", "-nodefaults",
+                "-m", str(memory), "-object", f"memory-backend-memfd,id=ram,size={memory}M,share=on", "-nodefaults",
                 "-display", "none", "-no-reboot", "-kernel", str(image.kernel), "-initrd", str(initramfs),
                 "-append", KERNEL_ARGUMENTS, "-serial", f"file:{self.console}",
                 "-chardev", f"socket,id=agent,path={agent},server=on,wait=off", "-serial", "chardev:agent",
@@ -91,7 +117,7 @@ class Host:
         self._answer("ready", BOOT_TIMEOUT)
 
     def call(self, function: str, *arguments: Any, timeout: float = CALL_TIMEOUT) -> Any:
-        """Runs this function of ``vm/host_side.py`` there. What it raises there is an AssertionError here."""
+        """Runs this function of the module there. What it raises there is an AssertionError here."""
         self._agent.sendall(json.dumps([function, *arguments]).encode() + b"\n")
         return self._answer(function, timeout)
 
@@ -145,7 +171,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _initramfs(folder: Path) -> bytes:
+def _initramfs(folder: Path, side: str) -> bytes:
     """A shell, the modules, and what the tests run there."""
     wanted = {p.name: p for p in debs.lock_read((ROOT / "vm-images/packages.lock").read_text())
               if p.role in ("kernel", "debug")}
@@ -154,11 +180,13 @@ def _initramfs(folder: Path) -> bytes:
         debs.unpack(file, root)
     modules = images.modules_with_needs(next((root / "lib/modules").iterdir()), MODULES)
     entries = {f"modules/{n:02}-{name}.ko": cpio.regular(data) for n, (name, data) in enumerate(modules.items())}
-    entries["init"] = cpio.regular(INIT.encode(), 0o755)
+    init = INIT.format(environment=sys.prefix, project=ROOT, python=sys.executable, side=side)
+    entries["init"] = cpio.regular(init.encode(), 0o755)
     entries["bb/busybox"] = cpio.regular((root / "bin/busybox").read_bytes(), 0o755)
-    entries |= {name: cpio.directory() for name in ("dev", "proc", "site", "sys", "tmp", "usr", "etc", "run")}
+    entries |= {name: cpio.directory() for name in ("dev", "etc", "etc/ssl")}
+    entries |= {f"etc/{name}": cpio.regular(text.encode()) for name, text in ETC.items()}
+    entries["etc/ssl/openssl.cnf"] = cpio.regular(Path("/etc/ssl/openssl.cnf").read_bytes())
     entries["dev/console"] = cpio.character_device(5, 1)
-    entries["tests/vm/host_side.py"] = cpio.regular((ROOT / "tests/vm/host_side.py").read_bytes())
     entries["nested.elf"] = cpio.regular(_nested(folder).read_bytes())
     shutil.rmtree(root)
     return cpio.archive(entries)
@@ -174,9 +202,10 @@ def _nested(folder: Path) -> Path:
 
 
 @contextmanager
-def host_made(image: images.Image, folder: Path) -> Iterator[Host]:
-    """Boots it, and ends it."""
+def host_made(image: images.Image, folder: Path, *, side: str = "vm.host_side", memory: int = 1024,
+              inside: Path | None = None) -> Iterator[Host]:
+    """Boots it with so many MiB, and ends it. ``inside``: the folder of images there."""
     with ExitStack() as stack:
-        host = Host(image, folder, stack)
+        host = Host(image, folder, stack, side, memory, inside)
         host.wait()
         yield host

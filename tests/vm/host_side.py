@@ -37,8 +37,8 @@ SLOW = 100           # seconds for one call: a tenth is usual
 PATIENCE = 60.0
 
 
-def serve() -> None:
-    """Answers calls on the second serial line, for ever."""
+def serve(functions: dict[str, Any]) -> None:
+    """Answers calls of these functions on the second serial line, for ever."""
     RUN_DIR.mkdir(parents=True, exist_ok=True)
     line = os.open("/dev/ttyS1", os.O_RDWR)
     tty.setraw(line)
@@ -50,7 +50,7 @@ def serve() -> None:
         name, *arguments = json.loads(requests.readline())
         faulthandler.dump_traceback_later(SLOW)      # to the console: whoever waits for an answer shows it
         try:
-            answer = {"result": globals()[name](*arguments)}
+            answer = {"result": functions[name](*arguments)}
         except Exception:
             answer = {"error": traceback.format_exc()}
         faulthandler.cancel_dump_traceback_later()

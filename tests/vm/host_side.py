@@ -38,7 +38,7 @@ PATIENCE = 60.0
 
 
 def serve(functions: dict[str, Any]) -> None:
-    """Answers calls of these functions on the second serial line, for ever."""
+    """Answers calls of these functions on the second serial line, for ever. With ``SLOW`` among them."""
     RUN_DIR.mkdir(parents=True, exist_ok=True)
     line = os.open("/dev/ttyS1", os.O_RDWR)
     tty.setraw(line)
@@ -48,7 +48,8 @@ def serve(functions: dict[str, Any]) -> None:
         out.write(json.dumps(answer) + "\n")
         out.flush()
         name, *arguments = json.loads(requests.readline())
-        faulthandler.dump_traceback_later(SLOW)      # to the console: whoever waits for an answer shows it
+        # to the console: whoever waits for an answer shows it. It may be the end of us (Python 3.11, other threads running)
+        faulthandler.dump_traceback_later(functions["SLOW"])
         try:
             answer = {"result": functions[name](*arguments)}
         except Exception:

@@ -16,6 +16,7 @@ from pipeline.host.vfio import RECORD
 from pipeline.instances import kvm
 
 PATIENCE = 60.0
+SLOW = 290           # seconds: half of them are usual
 ALL = (("tcp", 1), ("tls", 2), ("http", 1), ("app", 1))
 
 

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from bench.harness import Bench, CannotMeasure, Group, pairs, until
@@ -28,36 +30,62 @@ from pipeline.policy.model import Layer, VmState
 
 _PAUSE = 0.001      # seconds between two requests: somebody always asks, and nobody is busy
 _PATIENCE = 60.0
+_LAYERS = ("app", "http", "tls", "tcp")
+_SETTLED = 0.5      # seconds for which the clients ask before, and after
+
+
+_CLIENTS = 2        # of those that connect anew each time: one is on its way while the other waits
 
 
 class _Client(threading.Thread):
-    """Asks again and again on one connection, so each request can go to another app instance."""
+    """Asks again and again, so that the layer's next instance is asked soon: each request can go to another app
+    instance, each connection to another one of the other layers.
+    """
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, layer: str) -> None:
         super().__init__(daemon=True)
-        self.server, self.done = server, False
+        self.server, self.layer, self.done = server, layer, False
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self._context.check_hostname, self._context.verify_mode = False, ssl.CERT_NONE
 
     def run(self) -> None:
         run_in(self.server.netns, self._ask)
 
     def _ask(self) -> None:
-        request = f"GET /{FILE} HTTP/1.1\r\nHost: a\r\n\r\n".encode()
-        with socket.create_connection((self.server.addr, 80), timeout=10) as sock:
-            while not self.done:
-                sock.sendall(request)
-                sock.recv(65536)
-                time.sleep(_PAUSE)
+        while not self.done:
+            with self._connected() as sock:
+                self._request(sock)
+                while self.layer == "app" and not self.done:
+                    self._request(sock)
+
+    @contextmanager
+    def _connected(self) -> Iterator[socket.socket]:
+        tls = self.layer == "tls"
+        with socket.create_connection((self.server.addr, 443 if tls else 80), timeout=10) as sock:
+            if not tls:
+                yield sock
+                return
+            with self._context.wrap_socket(sock, server_hostname="a") as wrapped:
+                yield wrapped
+
+    def _request(self, sock: socket.socket) -> None:
+        sock.sendall(f"GET /{FILE} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        sock.recv(65536)
+        time.sleep(_PAUSE)
 
 
 @contextmanager
-def _asked(server: Server) -> Iterator[None]:
-    client = _Client(server)
-    client.start()
+def _asked(server: Server, layer: str) -> Iterator[None]:
+    clients = [_Client(server, layer) for _ in range(1 if layer == "app" else _CLIENTS)]
+    for client in clients:
+        client.start()
     try:
         yield
     finally:
-        client.done = True
-        client.join()
+        for client in clients:
+            client.done = True
+        for client in clients:
+            client.join()
 
 
 def _instances(run_dir: Path, layer: str) -> set[int]:
@@ -67,38 +95,41 @@ def _instances(run_dir: Path, layer: str) -> set[int]:
     return {i["vm_id"] for i in found if i["state"] == state and i["layers"] == ([layer] if layer else [])}
 
 
-def _scale_out(run_dir: Path) -> float:
-    """Milliseconds until http has got the first answer of another app instance, by its own trace."""
-    until(lambda: len(_instances(run_dir, "app")) == 1 and bool(_instances(run_dir, "")), _PATIENCE, "a warm instance")
-    before = _instances(run_dir, "app")
-    call(run_dir, "POST", "/v1/trace", {"every": 1})
-    begin = time.monotonic_ns()
-    call(run_dir, "POST", "/v1/scale", {"layer": "app", "instances": 2})
+def _scale_out(server: Server, layer: str) -> float:
+    """Milliseconds until the layer's next instance has made (app) or got (the others) its first answer, by its own
+    trace. That is read later: it is long, and the manager would be busy with it.
+    """
+    run_dir, point = server.run_dir, "out" if layer == "app" else "back"
+    assert run_dir
+    until(lambda: len(_instances(run_dir, layer)) == 1 and bool(_instances(run_dir, "")), _PATIENCE, "a warm instance")
+    before = _instances(run_dir, layer)
     first: list[int] = []
 
     def answered() -> bool:
+        time.sleep(_SETTLED)
         events = call(run_dir, "GET", "/v1/trace")["events"]
         first.extend(e["time_ns"] for e in events
-                     if e["layer"] == "http" and e["point"] == "back" and e["peer_vm"] not in {0, *before}
-                     and e["peer_vm"] in _instances(run_dir, "app"))
+                     if e["layer"] == layer and e["point"] == point and e["vm_id"] not in before)
         return bool(first)
 
-    until(answered, _PATIENCE, "an answer of the new instance")
+    with _asked(server, layer):
+        time.sleep(_SETTLED)
+        call(run_dir, "POST", "/v1/trace", {"every": 1})
+        begin = time.monotonic_ns()
+        call(run_dir, "POST", "/v1/scale", {"layer": layer, "instances": 2})
+        until(answered, _PATIENCE, "an answer of the new instance")
     call(run_dir, "POST", "/v1/trace", {"every": 0})
-    call(run_dir, "POST", "/v1/scale", {"layer": "app", "instances": 1})
+    call(run_dir, "POST", "/v1/scale", {"layer": layer, "instances": 1})
     return (min(first) - begin) / 1e6
 
 
 @contextmanager
-def _warm(driver: str) -> Iterator[Sequence[Bench]]:
-    pool = {"process": "processes", "qemu": "vms"}[driver]
-    more = f'driver = "{driver}"\n[pool]\n{pool} = 1\n'
-    with site_made() as folder, swarm_up(folder, f"slb{time.time_ns() % 10000}w", pinned=False, more=more) as swarm, \
-            _asked(swarm):
-        assert swarm.run_dir
-        run_dir = swarm.run_dir
-        name, target = ("scale.warm", 50) if driver == "process" else ("scale.warm.vm", 100)
-        yield [Bench(name, "ms from scale-out to first answer", pairs(lambda: _scale_out(run_dir)),
+def _warm(layer: str, machine: bool) -> Iterator[Sequence[Bench]]:
+    more = f"[pool]\n{'vms' if machine else 'processes'} = 1\n"
+    name, target = ("scale.warm.vm", 100) if machine else ("scale.warm", 50)
+    with site_made() as folder, swarm_up(folder, f"slb{time.time_ns() % 10000}w", pinned=False, more=more,
+                                         machine=layer if machine else "") as swarm:
+        yield [Bench(f"{name}.{layer}", "ms from scale-out to first answer", pairs(lambda: _scale_out(swarm, layer)),
                      more_is_better=False, nb=7, note=lambda: f"target < {target}")]
 
 
@@ -148,7 +179,7 @@ def _machines() -> Iterator[Sequence[Bench]]:
 
 
 GROUPS = (
-    Group(("scale.warm",), lambda: _warm("process")),
-    Group(("scale.warm.vm",), lambda: _warm("qemu")),
+    *(Group((f"scale.warm.{layer}",), partial(_warm, layer, False)) for layer in _LAYERS),
+    *(Group((f"scale.warm.vm.{layer}",), partial(_warm, layer, True)) for layer in _LAYERS),
     Group(("vm.boot", "vm.restore"), _machines),
 )

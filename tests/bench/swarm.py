@@ -132,13 +132,15 @@ def site_made() -> Iterator[Path]:
 @contextmanager
 def swarm_up(
     folder: Path, prefix: str, pinned: bool = True, apps: int = 1, environ: Mapping[str, str] | None = None,
-    more: str = "",
+    more: str = "", machine: str = "",
 ) -> Iterator[Server]:
     """One instance of each layer (and so many of app), all of it on core 0 if pinned. ``more``: of the config, behind
-    [layer.app].
+    [layer.app]. ``machine``: the layer that is a virtual machine; the others are processes.
     """
     config, run_dir = folder / "swarm.toml", folder / "run"
-    config.write_text(_SWARM.format(prefix=prefix, folder=folder, apps=apps) + more)
+    text = _SWARM.format(prefix=prefix, folder=folder, apps=apps) + more
+    head = f"[layer.{machine}]\n"
+    config.write_text(text.replace(head, f'{head}driver = "qemu"\n'))
     program = str(Path(sys.executable).parent / "swarmline")
     with lab_made(prefix):
         try:

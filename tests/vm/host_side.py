@@ -48,7 +48,7 @@ def serve(functions: dict[str, Any]) -> None:
         out.write(json.dumps(answer) + "\n")
         out.flush()
         name, *arguments = json.loads(requests.readline())
-        # to the console: whoever waits for an answer shows it. It may be the end of us (Python 3.11, other threads running)
+        # to the console: whoever waits for an answer shows it. It may be the end of us, if other threads run
         faulthandler.dump_traceback_later(functions["SLOW"])
         try:
             answer = {"result": functions[name](*arguments)}

@@ -89,8 +89,8 @@ class Manager:
                 for remark in await self.actor.prepare():
                     self.events.note("driver", remark)
             while not self.ended.is_set():
+                self._wake.clear()         # first: what is rung for during the turn is looked at in the next one
                 await self._turn()
-                self._wake.clear()
                 await self._sleep()
         finally:
             self.actor.close()

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from heapq import heapify, heapreplace
+from itertools import compress, cycle, islice
 from math import ceil, isqrt
 
 from pipeline.policy.affinity import worth
@@ -136,22 +138,37 @@ def next_table(old: Sequence[int], entries: Sequence[tuple[int, int]], lent: byt
     the slots' order.
     """
     _check(entries, len(old))
+    if not entries:
+        return array("H", bytes(2 * len(old)))
+    table, counts = array("H", old), Counter(old)
     wanted = _slot_counts(sorted(entries), len(old))
-    table = array("H", old)
-    for slot in sorted(range(len(old)), key=lent.__getitem__) if any(lent) else range(len(old)):
-        vm_id = table[slot]
-        if wanted.get(vm_id, 0) > 0:
-            wanted[vm_id] -= 1
-        else:
-            table[slot] = 0
-    lacking = [(vm_id, count) for vm_id, count in wanted.items() if count]
-    free = (slot for slot, vm_id in enumerate(table) if not vm_id)
+    free = _given_up(old, {vm_id: count - wanted.get(vm_id, 0) for vm_id, count in counts.items()}, lent)
+    lacking = [(vm_id, count - counts[vm_id]) for vm_id, count in wanted.items() if count > counts[vm_id]]
     # one each in turn, so that what is free does not go to one of them in a block
+    slots = iter(sorted(free))
     while lacking:
-        for (vm_id, _), slot in zip(lacking, free, strict=False):      # this order: zip takes no slot too many
+        rounds = min(count for _, count in lacking)
+        turns = cycle([vm_id for vm_id, _ in lacking])
+        for slot, vm_id in zip(islice(slots, rounds * len(lacking)), turns, strict=False):
             table[slot] = vm_id
-        lacking = [(vm_id, count - 1) for vm_id, count in lacking if count > 1]
+        lacking = [(vm_id, count - rounds) for vm_id, count in lacking if count > rounds]
     return table
+
+
+def _given_up(old: Sequence[int], excess: dict[int, int], lent: bytes) -> list[int]:
+    """Of everybody who has so many slots too many that many: first those that are lent, and the last ones first."""
+    left, found = sum(count for count in excess.values() if count > 0), []
+    order: Iterable[int] = reversed(range(len(old)))
+    if any(lent):
+        order = [*compress(range(len(old)), lent)][::-1] + [slot for slot in order if not lent[slot]]
+    for slot in order:
+        if not left:
+            break
+        if excess[old[slot]] > 0:
+            excess[old[slot]] -= 1
+            left -= 1
+            found.append(slot)
+    return found
 
 
 def lent_slots(old: Sequence[int], new: Sequence[int], before: bytes = b"") -> bytes:

@@ -95,13 +95,19 @@ def _instances(run_dir: Path, layer: str) -> set[int]:
     return {i["vm_id"] for i in found if i["state"] == state and i["layers"] == ([layer] if layer else [])}
 
 
+def _is_at_rest(run_dir: Path, layer: str) -> bool:
+    """Nobody drains any more, and somebody is warm."""
+    found = [i["state"] for i in call(run_dir, "GET", "/v1/status")["instances"] if i["layers"] == [layer]]
+    return found == ["active"] and bool(_instances(run_dir, ""))
+
+
 def _scale_out(server: Server, layer: str) -> float:
     """Milliseconds until the layer's next instance has made (app) or got (the others) its first answer, by its own
     trace. That is read later: it is long, and the manager would be busy with it.
     """
     run_dir, point = server.run_dir, "out" if layer == "app" else "back"
     assert run_dir
-    until(lambda: len(_instances(run_dir, layer)) == 1 and bool(_instances(run_dir, "")), _PATIENCE, "a warm instance")
+    until(lambda: _is_at_rest(run_dir, layer), _PATIENCE, "a warm instance, and one of the layer")
     before = _instances(run_dir, layer)
     first: list[int] = []
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What test_host_swarm.py runs on the machine of ``host_rig``: a swarm that gets, uses and loses an accelerator."""
+"""What host_swarm.py runs on the machine of ``host_rig``: a swarm that gets, uses and loses an accelerator."""
 
 import json
 from typing import Any

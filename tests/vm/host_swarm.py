@@ -7,6 +7,9 @@ a function behind a root port of its own, its driver of the host and vfio-pci, t
 into machines that KVM runs (on the SVM that the outer QEMU emulates), uio_pci_generic there, the weights, the clients.
 What is played: that the function seals records. virtio-crypto can not; a driver of software in the guest's DPDK does it
 in its place (guest_card.c), in guests where OpenSSL has no instructions for AES.
+
+`make verify` runs it (tests/verify, `closed-loop`), not `make test`: the SVM that QEMU emulates sometimes ends the
+kernel of the machine that plays the host. Each step of it alone is also in test_host.py and test_guest_accelerator.py.
 """
 
 from collections.abc import Iterator

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a client may do wrong: it gets the protocol's own error, it is counted, and nobody else notices."""
 
+import errno
 import random
 import socket
 import ssl
@@ -347,6 +348,18 @@ def test_clients_that_vanish_leave_nothing(swarm: Swarm) -> None:
 
 
 # ---- frames
+
+
+def sent(wire: socket.socket, frame: bytes) -> None:
+    """A veth whose other end is busy has no room for a moment."""
+    while True:
+        try:
+            wire.send(frame)
+            return
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+            time.sleep(0.001)
 
 
 def test_malformed_packets_do_no_harm(swarm: Swarm) -> None:

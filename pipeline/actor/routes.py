@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from pipeline.actor.fitting import across
 from pipeline.actor.held import Held, Member
@@ -23,8 +24,6 @@ class Routes:
         self.table = RoutingTable()
         self._tables: dict[int, tuple[tuple[int, int], ...]] = {}      # service -> what its Maglev table is made of
         self._lent: dict[int, bytes] = {}      # which of that table's slots await the replacement of one that left
-        # entries -> what the last table with them was made from, it, and what is lent in it
-        self._made: dict[tuple[tuple[int, int], ...], tuple[tuple[Sequence[int], bytes], array[int], bytes]] = {}
 
     def set(self, table: RoutingTable, wanted: Swarm) -> None:
         held = self._held
@@ -39,7 +38,6 @@ class Routes:
 
     def set_tables(self) -> None:
         """A Maglev table for each service; before the classifier hears of the service."""
-        self._made.clear()
         for service in self._held.config.services:
             self._set_maglev(service.index, self.table.active(service.chain.layers[0]))
 
@@ -87,18 +85,18 @@ class Routes:
         known = old is not None and any(old)
         tell = router.table_set if router and self._held.config.nic.devargs else None
         if old and known:
-            table, self._lent[service] = self._next(old, key, self._lent.get(service, b""))
+            table, self._lent[service] = _successor(old.tobytes(), key, self._lent.get(service, b""))
         else:
             table = maglev_table(key, MAGLEV_SIZE)
         classifier.set_table(service, table, tell)
         self._tables[service] = key
 
-    def _next(self, old: Sequence[int], key: tuple[tuple[int, int], ...], lent: bytes) -> tuple[array[int], bytes]:
-        """The next table, and what is lent in it. Services that begin alike have the same: made once, as new flows
-        wait for it.
-        """
-        made = self._made.get(key)
-        if made is None or made[0] != (old, lent):
-            table = next_table(old, key, lent)
-            made = self._made[key] = (old, lent), table, lent_slots(old, table, lent)
-        return made[1], made[2]
+
+@lru_cache(maxsize=1)
+def _successor(old: bytes, key: tuple[tuple[int, int], ...], lent: bytes) -> tuple[array[int], bytes]:
+    """The table after that one, and what is lent in it. Services that begin alike have the same one after the other: it
+    is made once, as new flows wait for it.
+    """
+    before = array("H", old)
+    table = next_table(before, key, lent)
+    return table, lent_slots(before, table, lent)

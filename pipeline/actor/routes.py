@@ -87,7 +87,7 @@ class Routes:
         if old and known:
             table, self._lent[service] = _successor(old.tobytes(), key, self._lent.get(service, b""))
         else:
-            table = maglev_table(key, MAGLEV_SIZE)
+            table, self._lent[service] = maglev_table(key, MAGLEV_SIZE), b""
         classifier.set_table(service, table, tell)
         self._tables[service] = key
 
